@@ -1,0 +1,73 @@
+"""The conformance kit: what every provider promises, as a pytest class that runs against the provider's fake.
+
+A provider's test module gives an `esp` fixture (an `EspHarness`) and subclasses `ProviderConformance`:
+
+    class TestMailchimpTag(ProviderConformance):
+        @pytest.fixture
+        async def esp(self): ...
+"""
+
+import enum
+from abc import ABC, abstractmethod
+from typing import Any
+
+from providers.base import Provider
+
+
+class Fault(enum.StrEnum):
+    """What a fake does instead of answering the next call well."""
+
+    RATE_LIMIT_SECONDS = "rate_limit_seconds"  # 429, Retry-After: 7
+    RATE_LIMIT_DATE = "rate_limit_date"  # 429, Retry-After: an HTTP date about 7 s ahead
+    SERVER_ERROR = "server_error"  # 500 with the service's own error body
+    EMPTY_503 = "empty_503"
+    HTML_502 = "html_502"  # a proxy's page
+    CUT_JSON = "cut_json"  # acts, then a 200 whose JSON ends in the middle
+    TIMEOUT_AFTER_ACTING = "timeout_after_acting"  # acts, then no answer within the provider's timeout_s
+    CONNECTION_RESET = "connection_reset"
+    WRONG_KEY = "wrong_key"  # as the service answers to a key that was revoked
+
+
+class EspHarness(ABC):
+    """An email service seen from the test's side: what it holds, what people do there, how it fails."""
+
+    provider: Provider[Any]
+
+    @abstractmethod
+    async def lists(self) -> dict[str, str]:
+        """Id and name of every list at the ESP."""
+
+    @abstractmethod
+    async def mailable(self, list_id: str) -> dict[str, tuple[str, str]]:
+        """Who would get a mailing to the list now: lower-case address → (first name, last name).
+
+        Opted-out, bounced and archived people are not in it, whatever lists they are still on.
+        """
+
+    @abstractmethod
+    async def opt_out(self, address: str) -> None:
+        """The person clicks "unsubscribe" in a mail. An address that the ESP does not know is made known first."""
+
+    @abstractmethod
+    async def make_list(self, name: str) -> str:
+        """Somebody makes a list by hand at the ESP; its id."""
+
+    @abstractmethod
+    async def drop_list(self, list_id: str) -> None:
+        """Somebody deletes a list by hand at the ESP."""
+
+    @abstractmethod
+    def fail(self, fault: Fault, times: int = 1) -> None:
+        """The next `times` calls end in `fault`."""
+
+    @abstractmethod
+    def refused_address(self) -> str:
+        """A well-formed address that this ESP refuses for good."""
+
+    @abstractmethod
+    def calls(self) -> int:
+        """Calls that reached the ESP so far."""
+
+    @abstractmethod
+    def violations(self) -> list[str]:
+        """Limits that were passed and rules of the ESP's spec that were broken so far, in words."""

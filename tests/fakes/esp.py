@@ -1,0 +1,144 @@
+"""What all fake services share: a real HTTP server on loopback with latency, faults, a call log and a conscience."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from time import time
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from providers.testing import Fault
+from tests.specs import Spec
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request that reached the fake."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+
+
+@dataclass
+class FakeEsp:
+    """A strict fake: subclass it, fill `routes`, `error`. Every call is logged, counted and held against the spec.
+
+    `latency_s` is how long each answer takes. `max_parallel` is the most calls that were under way at one time;
+    more than `parallel_limit` is a violation. `violations` must be empty at the end of a test.
+    """
+
+    latency_s: float = 0.0
+    parallel_limit: int = 1000
+    spec: Spec | None = None
+    spec_prefix: str = ""  # cut from the path before it is looked up in the spec
+    client_max_size: int = 64 * 1024**2
+    calls: list[Call] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    max_parallel: int = 0
+
+    def __post_init__(self) -> None:
+        self._under_way = 0
+        self._faults: list[Fault] = []
+        self._runner: web.AppRunner | None = None
+        self._hanging = asyncio.Event()
+        self.base_url = ""
+
+    def routes(self) -> list[web.RouteDef]:
+        """The operations of the service."""
+        raise NotImplementedError
+
+    def error(self, status: int, headers: dict[str, str] | None = None) -> web.Response:
+        """The service's own body for a general error: 401, 429, 500."""
+        raise NotImplementedError
+
+    def fail(self, fault: Fault, times: int = 1) -> None:
+        """The next `times` calls end in `fault`."""
+        self._faults += [fault] * times
+
+    async def start(self, port: int = 0) -> str:
+        """Listens on loopback; gives the base URL."""
+        app = web.Application(middlewares=[self._middleware], client_max_size=self.client_max_size)
+        app.add_routes(self.routes())
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port).start()
+        self.base_url = "http://{}:{}".format(*self._runner.addresses[0][:2])
+        return self.base_url
+
+    async def stop(self) -> None:
+        self._hanging.set()
+        if self._runner:
+            await self._runner.cleanup()
+
+    @web.middleware
+    async def _middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._under_way += 1
+        self.max_parallel = max(self.max_parallel, self._under_way)
+        if self._under_way > self.parallel_limit:
+            self.violations.append(f"{self._under_way} calls at one time, {self.parallel_limit} are allowed")
+        try:
+            body = await request.read()
+            self._note(request, body)
+            if self.latency_s:
+                await asyncio.sleep(self.latency_s)
+            return await self._answer(request, handler)
+        finally:
+            self._under_way -= 1
+
+    def _note(self, request: web.Request, body: bytes) -> None:
+        query = dict(request.query)
+        try:
+            parsed = json.loads(body) if body else None
+        except ValueError:
+            parsed = body
+        self.calls.append(Call(request.method, request.path, query, parsed))
+        if self.spec is not None:
+            path = request.raw_path.split("?")[0].removeprefix(self.spec_prefix)
+            self.violations += self.spec.faults(request.method, path, query, request.headers, body)
+
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        fault = self._faults.pop(0) if self._faults else None
+        match fault:
+            case None:
+                return await handler(request)
+            case Fault.RATE_LIMIT_SECONDS:
+                return self.error(429, {"Retry-After": "7"})
+            case Fault.RATE_LIMIT_DATE:
+                return self.error(429, {"Retry-After": formatdate(time() + 7, usegmt=True)})
+            case Fault.SERVER_ERROR:
+                return self.error(500)
+            case Fault.EMPTY_503:
+                return web.Response(status=503)
+            case Fault.HTML_502:
+                return web.Response(status=502, text="<html><h1>502 Bad Gateway</h1></html>", content_type="text/html")
+            case Fault.CUT_JSON:
+                whole = await handler(request)
+                assert isinstance(whole, web.Response)
+                text = (whole.body if isinstance(whole.body, bytes) else b"") or b'{"cut": "he'
+                return web.Response(
+                    status=whole.status if whole.status != 204 else 200,
+                    body=text[: max(1, len(text) // 2)],
+                    content_type=whole.content_type,
+                )
+            case Fault.TIMEOUT_AFTER_ACTING:
+                await handler(request)
+                await self._hanging.wait()
+                return web.Response(status=504)
+            case Fault.CONNECTION_RESET:
+                self._abort(request)
+                return web.Response(status=500)
+            case Fault.WRONG_KEY:
+                return self.error(401)
+
+    @staticmethod
+    def _abort(request: BaseRequest) -> None:
+        if request.transport is not None:
+            request.transport.abort()
