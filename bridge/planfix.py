@@ -1,0 +1,288 @@
+"""The wire, inwards: bytes of Planfix become a typed request. No I/O. What goes back is in `bridge.replies`.
+
+Reading has two steps, so that the caller can check the token before anything inside `data` is judged:
+
+    envelope = open_envelope(body)       # BadRequest when the body is no JSON object
+    ...                                  # wrong `envelope.token`: unauthorized_reply
+    request = read_request(envelope)     # BadRequest when action or data is wrong
+
+Neither step raises anything but BadRequest, whatever the bytes. Both cost time in step with the body: on one core of a
+small server 100,000 contacts take about half a second (as a form, three), so read a large body in a thread.
+
+All text in a request is stripped and free of control characters and lone surrogates. Wrong JSON types refuse the whole
+request; an address that cannot be used is a problem of its contact only.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NoReturn, TypeAlias
+from urllib.parse import parse_qsl
+
+from providers.base import ADDRESS_MAX_CHARS, Reason
+
+CONTACT_ID_MAX_CHARS: Final = 100
+LIST_ID_MAX_CHARS: Final = 500  # our own ids: a provider's name and whatever that provider calls an id
+LIST_NAME_MAX_CHARS: Final = 500
+NESTING_MAX_LEVELS: Final = 20
+FORM_MAX_FIELDS: Final = 20
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# What RFC 5322, 3.2.3 allows outside quotes, and any letter of any script. Everything else is for the ESP to judge.
+_ATOM = r'[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff<>()\[\]\\,;:"@]+'
+_ADDRESSES = re.compile(rf"[\s,;]*({_ATOM}@{_ATOM})(?:[\s,;]+{_ATOM}@{_ATOM})*[\s,;]*")
+_ANGLED_ADDRESS = re.compile(rf"<\s*({_ATOM}@{_ATOM})\s*>")
+
+ChangeAction: TypeAlias = Literal["add", "update", "delete"]
+_CHANGE_ACTIONS: Final[Mapping[str, ChangeAction]] = {"add": "add", "update": "update", "delete": "delete"}
+
+
+class BadRequest(Exception):
+    """The request cannot be understood. `code` is a key of `bridge.texts`, `field` a path such as `data.contacts[3].id`
+    or empty; neither quotes what the client sent."""
+
+    status: Final = 400
+
+    def __init__(self, code: str, field: str = "") -> None:
+        super().__init__(f"{code} {field}".rstrip())
+        self.code = code
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A request whose token is not checked yet.
+
+    `action` is one of the four, or empty. `token` is empty when it is missing or cannot be a token.
+    """
+
+    action: str
+    token: str = field(repr=False)
+    data: Any = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WireContact:
+    """A contact as Planfix tells it. With a `problem` the address is empty. None as a name: not told."""
+
+    id: str
+    address: str = field(repr=False)
+    first_name: str | None = field(repr=False)
+    last_name: str | None = field(repr=False)
+    problem: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateList:
+    list_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteList:
+    list_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImportContacts:
+    list_id: str
+    contacts: list[WireContact]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateContact:
+    """`old_address` is None unless it can be used and differs from the new one by more than case."""
+
+    list_id: str
+    change: ChangeAction
+    contact: WireContact
+    old_address: str | None = field(repr=False)
+
+
+Request: TypeAlias = CreateList | DeleteList | ImportContacts | UpdateContact
+
+
+def open_envelope(body: bytes) -> Envelope:
+    """Reads the body up to the token: JSON, or a form whose only field is that JSON, or a form of the three fields.
+
+    UTF-8 with or without BOM. Raises BadRequest.
+    """
+    try:
+        content = body.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise BadRequest("not_utf8") from error
+    document = _json(content) if content.startswith("{") else _form(content)
+    if not isinstance(document, dict):
+        raise BadRequest("malformed")
+    action, token = document.get("action"), document.get("authToken")
+    return Envelope(
+        action=action if isinstance(action, str) and action in _READERS else "",
+        # A lone surrogate cannot even be encoded for the comparison.
+        token=token if isinstance(token, str) and not _UNSAFE.search(token) else "",
+        data=document.get("data"),
+    )
+
+
+def read_request(envelope: Envelope) -> Request:
+    """What is asked, complete and valid. Unknown fields are ignored. Raises BadRequest."""
+    reader = _READERS.get(envelope.action)
+    if reader is None:
+        raise BadRequest("unknown_action", "action")
+    return reader(_Fields(envelope.data, "data"))
+
+
+def _form(content: str) -> Any:
+    try:
+        pairs = parse_qsl(
+            content, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=FORM_MAX_FIELDS
+        )
+    except ValueError as error:
+        raise BadRequest("malformed") from error
+    if not pairs:
+        raise BadRequest("malformed")
+    fields = _unique(pairs)
+    if len(fields) == 1:
+        return _json(pairs[0][1])
+    if "data" in fields:
+        fields["data"] = _json(fields["data"])
+    return fields
+
+
+def _json(content: str) -> Any:
+    try:
+        value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise BadRequest("too_deep") from error
+    except ValueError as error:  # also an integer of thousands of digits
+        raise BadRequest("malformed") from error
+    level: list[Any] = [[value]]
+    for _ in range(NESTING_MAX_LEVELS + 1):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return value
+    raise BadRequest("too_deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise BadRequest("duplicate_key")
+    return values
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
+class _Fields:
+    """The fields of one JSON object, by type. Null is the same as absent. A fault names its path."""
+
+    __slots__ = ("_path", "_values")
+
+    def __init__(self, value: Any, path: str) -> None:
+        if not isinstance(value, dict):
+            raise BadRequest("missing_field" if value is None else "not_object", path)
+        self._values = value
+        self._path = path
+
+    def _fault(self, code: str, name: str) -> BadRequest:
+        return BadRequest(code, f"{self._path}.{name}")
+
+    def raw_text(self, name: str) -> str | None:
+        value = self._values.get(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise self._fault("not_text", name)
+
+    def text(self, name: str) -> str | None:
+        value = self.raw_text(name)
+        return value and _UNSAFE.sub(" ", value).strip()
+
+    def required_text(self, name: str, max_chars: int) -> str:
+        value = self.text(name)
+        if not value:
+            raise self._fault("missing_field", name)
+        if len(value) > max_chars:
+            raise self._fault("too_long", name)
+        return value
+
+    def id(self, name: str, max_chars: int) -> str:
+        value = self._values.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str):
+            raise self._fault("missing_field" if value is None else "not_id", name)
+        value = value.strip()
+        if not value:
+            raise self._fault("missing_field", name)
+        # An id is never mended: the mended one might be somebody else's.
+        if len(value) > max_chars or _UNSAFE.search(value):
+            raise self._fault("not_id", name)
+        return value
+
+    def fields(self, name: str) -> "_Fields":
+        return _Fields(self._values.get(name), f"{self._path}.{name}")
+
+    def each(self, name: str) -> list["_Fields"]:
+        value = self._values.get(name)
+        if not isinstance(value, list):
+            raise self._fault("missing_field" if value is None else "not_array", name)
+        return [_Fields(item, f"{self._path}.{name}[{index}]") for index, item in enumerate(value)]
+
+
+def _address(value: str | None) -> tuple[str, Reason | None]:
+    """The address in a text, or why there is none.
+
+    Merged contacts hold several addresses: the first counts. Other words may stand there only when the address is in
+    angle brackets: "ivan petrov@example.com" and "ivan@example.co m" are slips, and the rest is somebody else's.
+    """
+    if value is None or not value.strip():
+        return "", Reason.NO_ADDRESS
+    found = _ADDRESSES.fullmatch(value) or _ANGLED_ADDRESS.search(value)
+    if found is None or len(found[1]) > ADDRESS_MAX_CHARS:
+        return "", Reason.INVALID_ADDRESS
+    return found[1], None
+
+
+def _contact(fields: _Fields) -> WireContact:
+    address, problem = _address(fields.raw_text("email"))
+    return WireContact(
+        fields.id("id", CONTACT_ID_MAX_CHARS), address, fields.text("firstName"), fields.text("lastName"), problem
+    )
+
+
+def _create_list(data: _Fields) -> CreateList:
+    return CreateList(data.required_text("listName", LIST_NAME_MAX_CHARS))
+
+
+def _delete_list(data: _Fields) -> DeleteList:
+    return DeleteList(data.id("listId", LIST_ID_MAX_CHARS))
+
+
+def _import_contacts(data: _Fields) -> ImportContacts:
+    return ImportContacts(data.id("listId", LIST_ID_MAX_CHARS), [_contact(fields) for fields in data.each("contacts")])
+
+
+def _update_contact(data: _Fields) -> UpdateContact:
+    change = _CHANGE_ACTIONS.get(data.raw_text("action") or "")
+    if change is None:
+        raise BadRequest("unknown_change", "data.action")
+    contact = _contact(data.fields("contact"))
+    old_address, _ = _address(data.raw_text("oldEmail"))
+    changed = old_address.lower() != contact.address.lower()
+    return UpdateContact(
+        data.id("listId", LIST_ID_MAX_CHARS), change, contact, old_address if old_address and changed else None
+    )
+
+
+_READERS: Final[Mapping[str, Callable[[_Fields], Request]]] = {
+    "createList": _create_list,
+    "deleteList": _delete_list,
+    "importContacts": _import_contacts,
+    "updateContact": _update_contact,
+}
