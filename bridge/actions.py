@@ -1,0 +1,184 @@
+"""What each of Planfix's four actions means for lists and contacts."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from bridge.changes import DROP_CONTACT_ID, Change, Kind
+from bridge.clock import Clock
+from bridge.config import Account
+from bridge.couriers import Couriers, ProviderMissing
+from bridge.delivery import State
+from bridge.intake import Intake
+from bridge.lists import Lists
+from bridge.planfix import (
+    CreateList,
+    DeleteList,
+    ImportContacts,
+    Request,
+    UpdateContact,
+)
+from bridge.replies import (
+    Failure,
+    ListCreated,
+    Outcome,
+    Refusal,
+    Tally,
+    Unavailable,
+)
+from bridge.store import ListClosed, ListState, MappedList
+from bridge.tickets import Ticket, Tickets
+from providers.base import AuthFailed, Reason, Refused, Transient, Unsupported
+
+ASYNCHRONOUS_REPLY_S: Final = 1.0
+"""How long an answer waits for a provider that works changes off later: long enough to hear that a key is refused.
+Planfix sends one request at a time; waiting out every job would stall its account."""
+
+
+class Actions:
+    """Carries out requests. Raises StoreError when a change could not be stored: it must not be answered `success`."""
+
+    def __init__(
+        self,
+        *,
+        lists: Lists,
+        intake: Intake,
+        tickets: Tickets,
+        couriers: Couriers,
+        clock: Clock,
+        reply_within_s: float,
+    ) -> None:
+        self._lists = lists
+        self._intake = intake
+        self._tickets = tickets
+        self._couriers = couriers
+        self._clock = clock
+        self._reply_within_s = reply_within_s
+        self._creating: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
+
+    async def handle(self, account: Account, request: Request) -> Outcome:
+        """The outcome within `reply_within_s`, and the time that the store takes."""
+        match request:
+            case CreateList():
+                return await self._create_list(account, request.list_name)
+            case DeleteList():
+                return await self._delete_list(account, request.list_id)
+            case ImportContacts():
+                return await self._import(account, request)
+            case UpdateContact():
+                return await self._update(account, request)
+
+    async def close(self) -> None:
+        """Waits for lists that are being made; a list without its id would have to be looked for."""
+        await asyncio.gather(*self._creating.values(), return_exceptions=True)
+
+    async def _create_list(self, account: Account, name: str) -> Outcome:
+        if self._couriers.of(account.name, account.provider).health.state is State.DOWN:
+            return Unavailable()
+        # The making outlives an answer that cannot wait for it: the repeated request then gets the id.
+        key = (account.name, name)
+        making = self._creating.get(key)
+        if making is None:
+            making = self._creating[key] = asyncio.create_task(self._make_list(account, name))
+            making.add_done_callback(lambda _: self._creating.pop(key, None))
+        try:
+            async with asyncio.timeout(self._reply_within_s):
+                return await asyncio.shield(making)
+        except TimeoutError:
+            return Unavailable()
+
+    async def _make_list(self, account: Account, name: str) -> Outcome:
+        try:
+            public_id = await self._lists.create(account, self._couriers.provider(account.provider), name)
+        except Transient:
+            return Unavailable()
+        except AuthFailed:
+            return Failure("auth_failed")
+        except Refused as error:
+            return Failure(error.reason, error.detail if error.reason is Reason.REQUEST_REFUSED else "")
+        except Unsupported as error:
+            return Failure("unsupported", error.detail)
+        self._couriers.of(account.name, account.provider).nudge()
+        return ListCreated(public_id)
+
+    async def _delete_list(self, account: Account, list_id: str) -> Outcome:
+        mapped = await self._lists.resolve(account, list_id)
+        if mapped is None or mapped.state is ListState.DELETED:
+            return Tally()
+        drop = Change(DROP_CONTACT_ID, Kind.DROP, created_at=self._clock.now())
+        try:
+            return await self._carry_out(mapped, [drop], [])
+        except ListClosed:
+            return Tally()
+
+    async def _import(self, account: Account, request: ImportContacts) -> Outcome:
+        now = self._clock.now()
+        changes = {
+            contact.id: Change(
+                contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now
+            )
+            for contact in request.contacts
+            if contact.problem is None
+        }
+        refusals = [Refusal(contact.id, contact.problem) for contact in request.contacts if contact.problem]
+        return await self._change(account, request.list_id, list(changes.values()), refusals)
+
+    async def _update(self, account: Account, request: UpdateContact) -> Outcome:
+        contact = request.contact
+        present = request.change != "delete"
+        if present and contact.problem is Reason.INVALID_ADDRESS:
+            return await self._change(account, request.list_id, [], [Refusal(contact.id, contact.problem)])
+        change = Change(
+            contact.id,
+            # A contact whose address was emptied in Planfix has nothing to be mailed to any more.
+            Kind.PRESENT if present and contact.address else Kind.ABSENT,
+            contact.address,
+            contact.first_name,
+            contact.last_name,
+            old_addresses=(request.old_address,) if request.old_address else (),
+            created_at=self._clock.now(),
+        )
+        return await self._change(account, request.list_id, [change], [])
+
+    async def _change(
+        self, account: Account, list_id: str, changes: Sequence[Change], refusals: Sequence[Refusal]
+    ) -> Outcome:
+        mapped = await self._lists.resolve(account, list_id)
+        if mapped is None:
+            return Failure("unknown_list")
+        if mapped.state is not ListState.OPEN:
+            return Failure("list_deleted")
+        try:
+            return await self._carry_out(mapped, changes, refusals)
+        except ListClosed:
+            return Failure("list_deleted")
+
+    async def _carry_out(self, mapped: MappedList, changes: Sequence[Change], refusals: Sequence[Refusal]) -> Outcome:
+        """Stores the changes, waits a while for their outcomes, and says what is known then. Raises ListClosed."""
+        if not changes:
+            return Tally(rejected=refusals, rejected_count=len(refusals))
+        ticket = await self._intake.put(mapped, changes)
+        try:
+            failure = await self._wait(mapped, ticket)
+        finally:
+            self._tickets.close(ticket)
+        rejected = [*refusals, *(Refusal(contact_id, reason) for contact_id, reason in ticket.rejected)]
+        return Tally(
+            delivered=ticket.delivered,
+            pending=ticket.pending,
+            rejected=rejected,
+            rejected_count=len(refusals) + ticket.rejected_count,
+            failure=failure,
+        )
+
+    async def _wait(self, mapped: MappedList, ticket: Ticket) -> Failure | None:
+        try:
+            courier = self._couriers.of(mapped.account, mapped.provider)
+        except ProviderMissing:
+            return Failure("provider_missing")
+        if courier.health.state is State.KEY_REFUSED:
+            return Failure("auth_failed")
+        if courier.health.state is State.UP:
+            asynchronous = self._couriers.provider(mapped.provider).capabilities.asynchronous
+            await ticket.wait(min(self._reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self._reply_within_s)
+        return Failure("auth_failed") if ticket.key_refused else None

@@ -1,0 +1,162 @@
+"""What a batch of changes of one list needs of the ESP: which calls, in which order, and for whom none at all.
+
+Three rules live here. Who opted out is not sent again, under no address that the contact ever had. An address that
+another contact still uses is neither removed nor renamed. And every address that a contact left goes off the list.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from bridge.changes import Change, Kind
+from bridge.store import Known, MappedList, Settled, Store
+from providers.base import Contact, Delivered, OptedOut, Outcome
+
+
+@dataclass(slots=True)
+class Step:
+    """One change on its way: addresses to take off the list first, the upsert if any, addresses to take off last.
+
+    `outcome` settles the change; None until it is known.
+    """
+
+    change: Change
+    known: Known | None
+    removals: list[Contact] = field(default_factory=list)
+    upsert: Contact | None = None
+    removals_after: list[Contact] = field(default_factory=list)
+    outcome: Outcome | None = None
+
+    def settled(self) -> Settled:
+        return Settled(self.change, self.outcome or Delivered(), self.known)
+
+    def removed(self, outcome: Outcome) -> None:
+        """Takes in what one removal before the upsert brought: an opt-out or a refusal settles the change."""
+        if isinstance(outcome, OptedOut) or (self.upsert is None and not isinstance(self.outcome, OptedOut)):
+            self.outcome = outcome
+
+
+async def plan(store: Store, mapped: MappedList, changes: Sequence[Change]) -> list[Step]:
+    """Looks up what the store knows of these changes and decides. Raises StoreError."""
+    facts = await _Facts.read(store, mapped, changes)
+    return [_step(facts, change) for change in changes]
+
+
+def _step(facts: "_Facts", change: Change) -> Step:
+    known = facts.known.get(change.contact_id)
+    step = Step(change, known)
+    if change.kind is Kind.ABSENT:
+        step.removals = facts.removable(change, known, (change.address, *change.old_addresses))
+        if not step.removals:
+            step.outcome = Delivered()
+    elif facts.is_out(change, known):
+        step.removals = facts.removable(change, known, change.old_addresses)
+        step.outcome = OptedOut("remembered", known.provider_contact_id if known else None)
+    else:
+        _plan_upsert(facts, step)
+    return step
+
+
+def _plan_upsert(facts: "_Facts", step: Step) -> None:
+    change, known = step.change, step.known
+    old = next(
+        (a for a in change.old_addresses if known is not None and facts.fingerprint(a) == known.fingerprint),
+        change.old_addresses[0] if change.old_addresses else None,
+    )
+    used_here = old is not None and facts.used_here(change, facts.fingerprint(old))
+    used_elsewhere = old is not None and facts.used_elsewhere(change, facts.fingerprint(old))
+    step.removals = [
+        Contact(change.contact_id, address)
+        for address in change.old_addresses
+        if address != old and not facts.used_here(change, facts.fingerprint(address))
+    ]
+    step.upsert = Contact(
+        id=change.contact_id,
+        address=change.address,
+        first_name=change.first_name,
+        last_name=change.last_name,
+        old_address=old,
+        keep_old=used_here or used_elsewhere,
+        provider_contact_id=None if known is None or facts.used(change, known) else known.provider_contact_id,
+    )
+    if old is not None and used_elsewhere and not used_here:
+        step.removals_after = [Contact(change.contact_id, old)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """All that the decisions rest on, read at once for the whole batch."""
+
+    store: Store
+    mapped: MappedList
+    known: dict[str, Known]
+    out: set[bytes]
+    users: dict[bytes, set[tuple[int, str]]]
+    wanted: dict[str, bytes | None]
+
+    @classmethod
+    async def read(cls, store: Store, mapped: MappedList, changes: Sequence[Change]) -> "_Facts":
+        known = await store.memory.known(mapped.id, [change.contact_id for change in changes])
+        of = store.fingerprints.of
+        every = {of(a) for change in changes for a in (change.address, *change.old_addresses) if a}
+        every |= {k.fingerprint for k in known.values()}
+        # Only an address that somebody leaves can be taken from somebody else.
+        left = {of(a) for change in changes for a in change.old_addresses}
+        left |= {of(change.address) for change in changes if change.kind is Kind.ABSENT and change.address}
+        for change in changes:
+            contact = known.get(change.contact_id)
+            if contact is not None and (change.kind is Kind.ABSENT or contact.fingerprint != of(change.address)):
+                left.add(contact.fingerprint)
+        users = await store.memory.users_of(mapped.account, mapped.id, list(left))
+        here = {contact for pairs in users.values() for list_id, contact in pairs if list_id == mapped.id}
+        return cls(
+            store,
+            mapped,
+            known,
+            await store.memory.opted_out(mapped.account, list(every)),
+            users,
+            await store.outbox.wanted_fingerprints(mapped.id, list(here)),
+        )
+
+    def fingerprint(self, address: str) -> bytes:
+        return self.store.fingerprints.of(address)
+
+    def is_out(self, change: Change, known: Known | None) -> bool:
+        addresses = (change.address, *change.old_addresses)
+        return (known is not None and known.fingerprint in self.out) or any(
+            self.fingerprint(address) in self.out for address in addresses
+        )
+
+    def used_here(self, change: Change, fingerprint: bytes) -> bool:
+        """Another contact of this list has the address and is not about to leave it."""
+        return any(
+            list_id == self.mapped.id
+            and contact_id != change.contact_id
+            and self.wanted.get(contact_id, fingerprint) == fingerprint
+            for list_id, contact_id in self.users.get(fingerprint, ())
+        )
+
+    def used_elsewhere(self, change: Change, fingerprint: bytes) -> bool:
+        """Another contact has the address on another list of the account."""
+        return any(
+            list_id != self.mapped.id and contact_id != change.contact_id
+            for list_id, contact_id in self.users.get(fingerprint, ())
+        )
+
+    def used(self, change: Change, known: Known) -> bool:
+        """The map's ESP contact belongs to somebody else too, by an address that this change leaves."""
+        return known.fingerprint != self.fingerprint(change.address) and (
+            self.used_here(change, known.fingerprint) or self.used_elsewhere(change, known.fingerprint)
+        )
+
+    def removable(self, change: Change, known: Known | None, addresses: Iterable[str]) -> list[Contact]:
+        """The contact under each of these addresses and, by the ESP's id, under the one of the map: where it is
+        nobody else's on this list."""
+        by_fingerprint = {
+            self.fingerprint(address): Contact(change.contact_id, address) for address in addresses if address
+        }
+        kept = self.fingerprint(change.address) if change.kind is Kind.PRESENT else None
+        if known is not None and known.provider_contact_id and known.fingerprint != kept:
+            by_fingerprint.setdefault(
+                known.fingerprint, Contact(change.contact_id, "", provider_contact_id=known.provider_contact_id)
+            )
+        return [contact for fingerprint, contact in by_fingerprint.items() if not self.used_here(change, fingerprint)]

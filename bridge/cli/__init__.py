@@ -1,0 +1,18 @@
+"""The command line: one module a group of commands, put together here."""
+
+import click
+
+from bridge.cli.inspect import check, providers
+from bridge.cli.look import lists, pending, problems
+from bridge.cli.serve import serve
+from bridge.cli.simulate import simulate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="planfix-bridge")
+def main() -> None:
+    """Keep mailing lists at any email service in step with Planfix contact filters."""
+
+
+for command in (serve, check, providers, lists, pending, problems, simulate):
+    main.add_command(command)

@@ -1,0 +1,90 @@
+"""What the commands share: finding the configuration, running async code, saying errors in one sentence."""
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from bridge.config import Config, ConfigError, config_path, load, sandbox_config
+from bridge.registry import BrokenProvider, UnknownProvider
+from bridge.store import StoreError
+from providers.base import ProviderError
+
+T = TypeVar("T")
+
+SANDBOX_FOLDER = Path("data")
+config_option = click.option(
+    "-c", "--config", "config_file", metavar="FILE", help="settings; else $PLANFIX_BRIDGE_CONFIG, else ./config.yaml"
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for other programs")
+out = Console()
+err = Console(stderr=True)
+
+
+class UserError(click.ClickException):
+    """Something that the person at the terminal can mend; shown without a traceback."""
+
+    def show(self, file: Any = None) -> None:
+        err.print(f"[bold red]Error:[/] {escape(self.message)}", highlight=False)
+
+
+def escape(text: object) -> str:
+    """`text` so that rich prints it as it is."""
+    return str(text).replace("[", "\\[")
+
+
+def load_config(option: str | None) -> Config:
+    """The settings by `-c`, environment or `./config.yaml`; without any of them those of the sandbox here, if it ran.
+
+    Raises UserError.
+    """
+    path = config_path(option, os.environ)
+    try:
+        if not path.exists() and option is None and "PLANFIX_BRIDGE_CONFIG" not in os.environ:
+            if (SANDBOX_FOLDER / "sandbox-token").exists():
+                return sandbox_config(SANDBOX_FOLDER)
+            raise UserError(
+                f"There is no {path} here. Copy config.example.yaml and fill it in, or try the bridge without any: "
+                "planfix-bridge serve --sandbox"
+            )
+        return load(path)
+    except ConfigError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"Cannot read {path}: {error.strerror}") from error
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a command's async part; what a person can mend becomes a UserError."""
+    try:
+        return asyncio.run(work)
+    except StoreError as error:
+        raise UserError(f"The store cannot be used: {error}") from error
+    except (UnknownProvider, BrokenProvider) as error:
+        raise UserError(str(error)) from error
+    except ProviderError as error:
+        raise UserError(f"The provider answered: {type(error).__name__} {error.detail}") from error
+
+
+def table(*columns: str) -> Table:
+    """An empty table in the one style of all commands."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def print_json(value: object) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def local_time(at: float) -> str:
+    """A Unix time as people here read it."""
+    return datetime.fromtimestamp(at, UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,0 +1,142 @@
+"""`check` and `providers`: does the configuration work, and what can each provider do."""
+
+from dataclasses import asdict
+from typing import Any
+
+import click
+from rich.table import Table
+
+from bridge.cli.common import (
+    UserError,
+    config_option,
+    err,
+    escape,
+    json_option,
+    load_config,
+    out,
+    print_json,
+    run,
+    table,
+)
+from bridge.config import Config, ProviderConfig
+from bridge.registry import BrokenProvider, UnknownProvider, provider_class, provider_types
+from bridge.settings import settings_of
+from bridge.store import Store, StoreError
+from providers.base import Finding, Provider, ProviderError
+
+
+@click.command()
+@config_option
+def check(config_file: str | None) -> None:
+    """Read the settings, reach every provider, test its key; exit 1 when something does not work."""
+    config = load_config(config_file)
+    all_well = run(_check(config))
+    if not all_well:
+        raise SystemExit(1)
+
+
+@click.command()
+@click.argument("name", required=False)
+@json_option
+def providers(name: str | None, as_json: bool) -> None:
+    """Show what the providers can do, or the settings of one."""
+    try:
+        classes = [provider_class(type_name) for type_name in ([name] if name else provider_types())]
+    except (UnknownProvider, BrokenProvider) as error:
+        raise UserError(str(error)) from error
+    if as_json:
+        print_json([_facts(each) | {"settings": _settings(each)} for each in classes])
+    elif name is None:
+        out.print(_matrix(classes))
+        err.print("The settings of one: planfix-bridge providers NAME")
+    else:
+        _show(classes[0])
+
+
+async def _check(config: Config) -> bool:
+    well = _say("settings", Finding(True, "well formed"))
+    well &= _say("store", await _store_finding(config.store))
+    for account in config.accounts.values():
+        well &= _say(f"account {account.name}", Finding(True, f"new lists go to {account.provider}"))
+    for provider in config.providers.values():
+        for finding in await _provider_findings(provider):
+            well &= _say(provider.name, finding)
+    out.print("[bold green]Everything works.[/]" if well else "[bold red]Something does not work; see above.[/]")
+    return well
+
+
+def _say(about: str, finding: Finding) -> bool:
+    mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
+    out.print(f"{mark} [bold]{escape(about)}[/]: {escape(finding.text)}", highlight=False)
+    if finding.advice:
+        out.print(f"    → {escape(finding.advice)}", highlight=False)
+    return finding.ok
+
+
+async def _store_finding(url: str) -> Finding:
+    try:
+        store = await Store.open(url)
+    except StoreError as error:
+        return Finding(False, str(error), "look at `store` in the settings, and at the disk or database that it names")
+    try:
+        depths = await store.outbox.depths()
+    finally:
+        await store.close()
+    return Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it")
+
+
+async def _provider_findings(config: ProviderConfig) -> list[Finding]:
+    async with provider_class(config.type)(config.settings) as provider:
+        try:
+            return await provider.check()
+        except ProviderError as error:
+            return [Finding(False, f"does not answer: {error.detail}", "try again; look at `base_url` and the network")]
+
+
+def _facts(each: type[Provider[Any]]) -> dict[str, object]:
+    return {"name": each.name, "title": each.title, **asdict(each.capabilities), **asdict(each.limits)}
+
+
+def _matrix(classes: list[type[Provider[Any]]]) -> Table:
+    shown = table("Name", "Service", "A list is", "New address", "Says who opted out", "Batch", "Calls at once")
+    for each in classes:
+        shown.add_row(
+            each.name,
+            each.title,
+            each.capabilities.list_is,
+            "keeps the contact" if each.capabilities.renames_address else "makes a new one",
+            _yes_no(each.capabilities.tells_opt_outs),
+            str(each.limits.batch_size),
+            str(each.limits.parallel_calls),
+        )
+    return shown
+
+
+def _settings(each: type[Provider[Any]]) -> list[dict[str, object]]:
+    return [
+        {
+            "key": setting.key,
+            "help": setting.help,
+            "takes": setting.shape,
+            "required": setting.required,
+            "default": setting.default,
+        }
+        for setting in settings_of(each.settings_type)
+    ]
+
+
+def _show(each: type[Provider[Any]]) -> None:
+    out.print(f"[bold]{escape(each.title)}[/] (type: {each.name})", highlight=False)
+    for fact, value in _facts(each).items():
+        if fact not in ("name", "title"):
+            shown = _yes_no(value) if isinstance(value, bool) else value
+            out.print(f"  {fact.replace('_', ' ')}: {escape(shown)}", highlight=False)
+    shown_settings = table("Setting", "Takes", "Default", "Help")
+    for setting in settings_of(each.settings_type):
+        default = "required" if setting.required else "—" if setting.default is None else str(setting.default)
+        shown_settings.add_row(setting.key, setting.shape, default, escape(setting.help))
+    out.print(shown_settings)
+
+
+def _yes_no(value: bool) -> str:
+    return "yes" if value else "no"

@@ -1,0 +1,328 @@
+"""Delivery: takes what is due from the outbox, calls the provider, retries, records what came of it.
+
+Providers only say what kind an error is; what follows from it is decided here and nowhere else.
+"""
+
+import asyncio
+import contextvars
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
+
+from bridge.batch import Step, plan
+from bridge.changes import Change, Kind
+from bridge.clock import Clock
+from bridge.metrics import Metrics
+from bridge.schedule import Batch, Schedule
+from bridge.store import MappedList, Settled, Store
+from bridge.tickets import Tickets
+from providers.base import (
+    AuthFailed,
+    Contact,
+    ContactRefused,
+    Delivered,
+    OptedOut,
+    Outcome,
+    Postponed,
+    Provider,
+    ProviderError,
+    Reason,
+    Refused,
+    Rejected,
+    Transient,
+    Unsupported,
+)
+
+BACKOFF_MIN_S = 0.3
+BACKOFF_MAX_S = 15 * 60.0
+AUTH_RETRY_S = 15 * 60.0
+NOTICED_AFTER_S = 5.0
+"""A wait longer than this is an outage at once; a shorter one becomes an outage when the next try fails too."""
+
+ContactCall: TypeAlias = Callable[[str, Sequence[Contact]], Awaitable[list[Outcome]]]
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class State(enum.StrEnum):
+    """How a courier saw its provider last."""
+
+    UP = "up"
+    DOWN = "down"
+    KEY_REFUSED = "key_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`since` is a Unix time; `detail` is for the people who run the bridge, and safe."""
+
+    state: State
+    since: float
+    detail: str = ""
+
+
+class Courier:
+    """Delivers the changes of one account to one provider until it is stopped.
+
+    A change leaves the outbox only when its outcome is recorded. While the provider is away or refuses the key,
+    `health` says so and nobody is left waiting for an outcome.
+    """
+
+    def __init__(
+        self,
+        account: str,
+        provider_name: str,
+        provider: Provider[Any],
+        *,
+        store: Store,
+        tickets: Tickets,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
+        self._account = account
+        self._provider_name = provider_name
+        self._provider = provider
+        self._store = store
+        self._tickets = tickets
+        self._metrics = metrics
+        self._clock = clock
+        self._schedule: Schedule | None = None  # read from the outbox at the start and after every failure
+        self._lists: set[int] = set()
+        self._due_at: float | None = None  # when a postponed change is tried again
+        self._work = asyncio.Event()
+        self._work.set()
+        self._nudged = asyncio.Event()
+        self._stopping = False
+        self._got_through = False
+        self._backoff = wait_random_exponential(multiplier=1, min=BACKOFF_MIN_S, max=BACKOFF_MAX_S)
+        self._log = log.bind(account=account, provider=provider_name)
+        self.health = Health(State.UP, clock.now())
+        # A context of its own: the one of the request that happens to come first is not for its log lines.
+        self._task = asyncio.create_task(
+            self._run(), name=f"courier {account} {provider_name}", context=contextvars.Context()
+        )
+
+    def add(self, list_id: int, count: int) -> None:
+        """A list has `count` new changes in the outbox."""
+        self._lists.add(list_id)
+        if self._schedule is not None:
+            self._schedule.add(list_id, count)
+        self._work.set()
+
+    def nudge(self) -> None:
+        """Something suggests that the provider is back: do not wait for the next try."""
+        self._nudged.set()
+
+    async def stop(self, grace_s: float) -> None:
+        """Takes nothing new and lets calls under way end within `grace_s`. What is left stays in the outbox."""
+        self._stopping = True
+        self._work.set()
+        self._nudged.set()
+        _, late = await asyncio.wait({self._task}, timeout=grace_s)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        retrying = AsyncRetrying(
+            wait=self._wait_s, before_sleep=self._failed, sleep=self._pause, stop=lambda _: self._stopping
+        )
+        while not self._stopping:
+            if self._due_at is not None and self._due_at <= self._clock.now():
+                self._schedule = None
+            await retrying(self._drain)
+            self._seen(State.UP)
+            wait_s = None if self._due_at is None else max(0.0, self._due_at - self._clock.now())
+            await self._clock.wait(self._work, wait_s)
+
+    async def _drain(self) -> None:
+        """Delivers until nothing is due. Raises what kept a change from being delivered; such changes stay."""
+        schedule = self._schedule = self._schedule or await self._load()
+        running: set[asyncio.Task[None]] = set()
+        failure: BaseException | None = None
+        try:
+            while True:
+                self._work.clear()
+                while failure is None and not self._stopping and len(running) < self._provider.parallel_calls:
+                    batch = await schedule.next_batch(self._clock.now())
+                    if batch is None:
+                        break
+                    running.add(asyncio.create_task(self._deliver(schedule, batch)))
+                if not running:
+                    break
+                for task in await self._first_done(running):
+                    running.discard(task)
+                    failure = failure or task.exception()
+        except BaseException:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+            self._schedule = None
+            raise
+        if failure is not None:
+            self._schedule = None
+            raise failure
+
+    async def _load(self) -> Schedule:
+        schedule = Schedule(self._store, self._provider.limits.batch_size)
+        waiting = await self._store.lists.with_pending(self._account, self._provider_name)
+        for list_id, count in waiting.items():
+            schedule.add(list_id, count)
+        self._lists |= waiting.keys()
+        due_at = await self._store.outbox.next_due_at(self._account, self._provider_name)
+        self._due_at = due_at if due_at is not None and due_at > self._clock.now() else None
+        return schedule
+
+    async def _first_done(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+        """Waits until a batch has ended or work has come in; the batches that have ended."""
+        woken = asyncio.create_task(self._work.wait())
+        try:
+            done, _ = await asyncio.wait({*running, woken}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+        return running & done
+
+    async def _deliver(self, schedule: Schedule, batch: Batch) -> None:
+        try:
+            if batch.changes[0].kind is Kind.DROP:
+                await self._drop(batch.mapped, batch.changes[0])
+            else:
+                await self._deliver_contacts(batch.mapped, batch.changes)
+        finally:
+            schedule.ended(batch)
+
+    async def _drop(self, mapped: MappedList, change: Change) -> None:
+        try:
+            await self._provider.delete_list(str(mapped.provider_list_id))
+        except (Refused, Unsupported) as error:
+            reason = error.reason if isinstance(error, Refused) else Reason.REQUEST_REFUSED
+            await self._settle(mapped, [Settled(change, Rejected(reason, error.detail))])
+            return
+        await self._store.memory.forget_list(mapped.id, change.seq)
+        self._got_through = True
+        self._seen(State.UP)
+        self._tickets.done(mapped.id, [change.seq])
+        self._log.info("list_deleted", list=mapped.public_id)
+
+    async def _deliver_contacts(self, mapped: MappedList, changes: Sequence[Change]) -> None:
+        list_id = str(mapped.provider_list_id)
+        steps = await plan(self._store, mapped, changes)
+        removals = [(step, contact) for step in steps for contact in step.removals]
+        if removals:
+            outcomes = await self._call(self._provider.remove, list_id, [contact for _, contact in removals])
+            for (step, _), outcome in zip(removals, outcomes, strict=True):
+                step.removed(outcome)
+            # An opt-out that a removal told would not be told again: it is recorded before anything else happens.
+            await self._settle(mapped, [step.settled() for step in steps if step.outcome is not None])
+            steps = [step for step in steps if step.outcome is None]
+        upserts = [(step, step.upsert) for step in steps if step.upsert is not None and step.outcome is None]
+        if upserts:
+            outcomes = await self._call(self._provider.upsert, list_id, [contact for _, contact in upserts])
+            for (step, _), outcome in zip(upserts, outcomes, strict=True):
+                step.outcome = outcome
+        after = [contact for step in steps if _on_list(step) for contact in step.removals_after]
+        if after:
+            await self._call(self._provider.remove, list_id, after)
+        await self._settle(mapped, [step.settled() for step in steps])
+
+    async def _call(self, call: ContactCall, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        """One outcome per contact, whatever the provider refused for good; other errors pass.
+
+        A batch that is refused because of a contact that nobody names is halved until that contact is found.
+        """
+        try:
+            return await call(list_id, contacts)
+        except ContactRefused as error:
+            if len(contacts) == 1:
+                return [Rejected(error.reason, error.detail)]
+            half = len(contacts) // 2
+            first = await self._call(call, list_id, contacts[:half])
+            return first + await self._call(call, list_id, contacts[half:])
+        except Refused as error:
+            self._log.warning("batch_refused", contacts=len(contacts), reason=error.reason, detail=error.detail)
+            return [Rejected(error.reason, error.detail)] * len(contacts)
+        except Unsupported as error:
+            return [Rejected(Reason.REQUEST_REFUSED, error.detail)] * len(contacts)
+
+    async def _settle(self, mapped: MappedList, settled: Sequence[Settled]) -> None:
+        if not settled:
+            return
+        now = self._clock.now()
+        await self._store.memory.settle(self._account, mapped.id, settled, now)
+        self._got_through = True
+        self._seen(State.UP)
+        done: list[int] = []
+        rejected: list[tuple[int, str, Rejected]] = []
+        postponed: list[int] = []
+        counts = dict.fromkeys(("delivered", "opted_out", "rejected", "postponed"), 0)
+        for item in settled:
+            change = item.change
+            match item.outcome:
+                case Rejected() as outcome:
+                    rejected.append((change.seq, change.contact_id, outcome))
+                    counts["rejected"] += 1
+                case Postponed(retry_after_s=wait_s):
+                    postponed.append(change.seq)
+                    self._due_at = min(self._due_at or now + wait_s, now + wait_s)
+                    counts["postponed"] += 1
+                case outcome:
+                    done.append(change.seq)
+                    counts["opted_out" if isinstance(outcome, OptedOut) else "delivered"] += 1
+        self._tickets.done(mapped.id, done)
+        self._tickets.rejected(mapped.id, rejected)
+        self._tickets.postponed(mapped.id, postponed)
+        self._metrics.delivery_s.labels(self._account).observe(now - min(item.change.created_at for item in settled))
+        for outcome_name, count in counts.items():
+            self._metrics.outcomes.labels(self._account, outcome_name).inc(count)
+        self._log.info("batch_settled", list=mapped.public_id, **counts)
+
+    def _wait_s(self, state: RetryCallState) -> float:
+        if self._got_through:  # some changes went: the provider is not away, only this call was unlucky
+            state.attempt_number, self._got_through = 1, False
+        error = _error_of(state)
+        backoff_s = self._backoff(state)
+        if isinstance(error, AuthFailed):
+            return AUTH_RETRY_S
+        if isinstance(error, Transient) and error.retry_after_s is not None:
+            return min(error.retry_after_s + BACKOFF_MIN_S, max(BACKOFF_MAX_S, error.retry_after_s))
+        return backoff_s
+
+    def _failed(self, state: RetryCallState) -> None:
+        error = _error_of(state)
+        wait_s = state.upcoming_sleep
+        detail = error.detail if isinstance(error, ProviderError) else type(error).__name__
+        if not isinstance(error, ProviderError):
+            self._log.error("delivery_broke_off", wait_s=round(wait_s, 1), exc_info=error)
+        if isinstance(error, AuthFailed):
+            self._seen(State.KEY_REFUSED, detail)
+            self._tickets.release(self._lists, key_refused=True)
+        elif state.attempt_number > 1 or wait_s > NOTICED_AFTER_S:
+            self._seen(State.DOWN, detail)
+            self._tickets.release(self._lists)
+
+    def _seen(self, state: State, detail: str = "") -> None:
+        """Takes note of the provider's state; says it once when it changes."""
+        self._metrics.provider_up.labels(self._account, self._provider_name).set(state is State.UP)
+        if state is self.health.state:
+            return
+        self.health = Health(state, self._clock.now(), detail)
+        if state is State.UP:
+            self._log.info("provider_back")
+        else:
+            self._log.warning("provider_away", state=state.value, detail=detail)
+
+    async def _pause(self, wait_s: float) -> None:
+        self._nudged.clear()
+        await self._clock.wait(self._nudged, wait_s)
+
+
+def _on_list(step: Step) -> bool:
+    return isinstance(step.outcome, Delivered | OptedOut)
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None

@@ -1,0 +1,121 @@
+"""The way into the outbox: changes of requests that arrive together are committed together.
+
+While one commit is under way new changes gather; the next commit takes them all. A request goes on when its changes
+are durable, so `success` is never said of anything that a crash could lose.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bridge.changes import Change, Kind
+from bridge.store import ListClosed, MappedList, Store, Stored
+from bridge.tickets import Ticket, Tickets
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """What one request wants of one list. `changes` is all contacts' changes, or one DROP."""
+
+    mapped: MappedList
+    changes: Sequence[Change]
+    accepted: asyncio.Future[Ticket]
+
+    @property
+    def list_id(self) -> int:
+        return self.mapped.id
+
+    @property
+    def is_drop(self) -> bool:
+        return bool(self.changes) and self.changes[0].kind is Kind.DROP
+
+
+class Intake:
+    """Commits changes in order of arrival and opens their tickets. `on_stored(list, count)` wakes delivery."""
+
+    def __init__(self, store: Store, tickets: Tickets, on_stored: Callable[[MappedList, int], None]) -> None:
+        self._store = store
+        self._tickets = tickets
+        self._on_stored = on_stored
+        self._entries: list[_Entry] = []
+        self._committing: asyncio.Task[None] | None = None
+
+    async def put(self, mapped: MappedList, changes: Sequence[Change]) -> Ticket:
+        """Returns when the changes are durable. Raises ListClosed or StoreError: then nothing was stored."""
+        entry = _Entry(mapped, changes, asyncio.get_running_loop().create_future())
+        self._entries.append(entry)
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._commit_all())
+        return await entry.accepted
+
+    async def _commit_all(self) -> None:
+        try:
+            while self._entries:
+                entries, self._entries = self._entries, []
+                await self._commit(entries)
+        finally:
+            self._committing = None
+
+    async def _commit(self, entries: Sequence[_Entry]) -> None:
+        opened: list[tuple[_Entry, Ticket]] = []
+        superseded: list[tuple[int, Stored]] = []
+        try:
+            async with self._store.database.write() as connection:
+                for run in _runs(entries):
+                    try:
+                        stored = await self._put(connection, run)
+                    except ListClosed as error:
+                        _refuse(run, error)
+                        continue
+                    superseded.append((run[0].list_id, stored))
+                    first_seq = stored.first_seq
+                    for entry in run:
+                        opened.append((entry, self._tickets.open(entry.list_id, first_seq, len(entry.changes))))
+                        first_seq += len(entry.changes)
+        except BaseException as error:
+            for _, ticket in opened:
+                self._tickets.close(ticket)
+            _refuse(entries, error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for list_id, stored in superseded:
+            self._tickets.done(list_id, stored.superseded)
+        for entry, ticket in opened:
+            if entry.accepted.done():  # its request was cancelled meanwhile
+                self._tickets.close(ticket)
+            else:
+                entry.accepted.set_result(ticket)
+            self._on_stored(entry.mapped, len(entry.changes))
+
+    async def _put(self, connection: AsyncConnection, run: Sequence[_Entry]) -> Stored:
+        outbox = self._store.outbox
+        if run[0].is_drop:
+            return await outbox.put_drop(connection, run[0].list_id, run[0].changes[0].created_at)
+        return await outbox.put(connection, run[0].list_id, [change for entry in run for change in entry.changes])
+
+
+def _runs(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """Entries of one list side by side, in order of arrival; a DROP stands alone.
+
+    Lists come in the order of their ids, so that two replicas never wait for each other's rows.
+    """
+    runs: list[list[_Entry]] = []
+    current: dict[int, list[_Entry]] = {}
+    for entry in entries:
+        run = current.get(entry.list_id)
+        if run is None or entry.is_drop or run[0].is_drop:
+            run = current[entry.list_id] = []
+            runs.append(run)
+        run.append(entry)
+    return sorted(runs, key=lambda run: run[0].list_id)
+
+
+def _refuse(entries: Sequence[_Entry], error: BaseException) -> None:
+    for entry in entries:
+        if isinstance(error, asyncio.CancelledError):
+            entry.accepted.cancel()
+        elif not entry.accepted.done():
+            entry.accepted.set_exception(error)

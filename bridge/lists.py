@@ -1,0 +1,105 @@
+"""Making a list at the ESP exactly once, and finding the list that an id of Planfix means."""
+
+import asyncio
+from collections import defaultdict
+from typing import Any, Final
+
+import structlog
+
+from bridge.clock import Clock
+from bridge.config import Account
+from bridge.store import MappedList, Store
+from providers.base import Provider, Reason, Refused
+
+SAME_LIST_WITHIN_S: Final = 600.0
+"""A createList repeated within this time is the same wish, if the list has had no contact yet."""
+
+NAMES_TRIED: Final = 50
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Lists:
+    """The lists of all accounts. Methods may raise StoreError and what providers raise."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._making: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def create(self, account: Account, provider: Provider[Any], name: str) -> str:
+        """The id for Planfix of a list of this name: an unused one made just now by the same wish, or a new one.
+
+        The name is written down before the ESP is called. When a call breaks off, the next try looks the name up
+        first and takes the list that it finds.
+        """
+        async with self._making[account.name]:
+            since = self._clock.now() - SAME_LIST_WITHIN_S
+            same = await self._store.lists.untouched(account.name, account.provider, name, since)
+            if same is not None and same.public_id is not None:
+                return same.public_id
+            return await self._resume(account, provider, name) or await self._make(account, provider, name)
+
+    async def resolve(self, account: Account, public_id: str) -> MappedList | None:
+        """The list of an id that Planfix sent, None when the account has none such.
+
+        An id that the store does not know is read from its own text: `<provider>:<id there>`.
+        """
+        found = await self._store.lists.by_public_id(public_id)
+        if found is not None:
+            return found if found.account == account.name else None
+        provider_name, colon, provider_list_id = public_id.partition(":")
+        if provider_name != account.provider or not colon or not provider_list_id:
+            return None
+        log.warning("list_adopted", account=account.name, list=public_id)
+        return await self._store.lists.adopt(
+            account.name, public_id, provider_name, provider_list_id, self._clock.now()
+        )
+
+    async def _resume(self, account: Account, provider: Provider[Any], name: str) -> str | None:
+        """Ends an earlier making of this name that broke off, if there is one."""
+        intent = await self._store.lists.open_intent(account.name, account.provider, name)
+        if intent is None:
+            return None
+        found = await provider.find_list(intent.provider_name)
+        if found is None:
+            found = await self._call_create(provider, intent.id, intent.provider_name)
+        elif await self._store.lists.is_mapped(account.provider, found):
+            await self._store.lists.abandon(intent.id)
+            return None
+        return None if found is None else await self._finish(account, intent.id, found)
+
+    async def _make(self, account: Account, provider: Provider[Any], name: str) -> str:
+        for number in range(1, NAMES_TRIED + 1):
+            provider_name = fitting_name(name, provider.limits.list_name_chars, number)
+            if await provider.find_list(provider_name) is not None:
+                continue
+            intent = await self._store.lists.begin(
+                account.name, account.provider, name, provider_name, self._clock.now()
+            )
+            made = await self._call_create(provider, intent, provider_name)
+            if made is not None:
+                return await self._finish(account, intent, made)
+        raise Refused(Reason.NAME_TAKEN, f"{NAMES_TRIED} lists of this name exist")
+
+    async def _call_create(self, provider: Provider[Any], intent: int, provider_name: str) -> str | None:
+        """The id of the new list, None when its name turned out to be taken."""
+        try:
+            return await provider.create_list(provider_name)
+        except Refused as error:
+            await self._store.lists.abandon(intent)
+            if error.reason is not Reason.NAME_TAKEN:
+                raise
+            return None
+
+    async def _finish(self, account: Account, intent: int, provider_list_id: str) -> str:
+        public_id = f"{account.provider}:{provider_list_id}"
+        await self._store.lists.finish(intent, public_id, provider_list_id, self._clock.now())
+        log.info("list_created", account=account.name, list=public_id)
+        return public_id
+
+
+def fitting_name(name: str, max_chars: int, number: int) -> str:
+    """The name cut to what the ESP allows; from the second on with its number: "Clients (2)"."""
+    suffix = f" ({number})" if number > 1 else ""
+    return name[: max_chars - len(suffix)].rstrip() + suffix

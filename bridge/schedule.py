@@ -1,0 +1,108 @@
+"""Which changes go next: batches of one list, in order, never two at once for one contact or one address."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bridge.changes import Change
+from bridge.store import MappedList, Store
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Changes of one list that are delivered together. `keys` are its contacts and addresses: nobody else's now."""
+
+    mapped: MappedList
+    changes: Sequence[Change]
+    keys: frozenset[object]
+
+
+@dataclass(slots=True)
+class _Queue:
+    """How far a list has come. All changes up to `cursor` were taken, or set aside until `rewind` is acted on."""
+
+    cursor: int = 0
+    in_flight: int = 0
+    ready: int | None = None  # changes after the cursor, at most; None when not counted
+    rewind: bool = False
+    blocked: bool = False  # nothing can go before some batch has ended
+    fresh: bool = True  # changes came since the outbox was last read
+
+
+class Schedule:
+    """The lists of one account at one provider that have changes waiting.
+
+    A batch that is not full goes only when no other of its list is under way: so a burst of single changes gathers
+    while a call is out, and a large import uses every slot.
+    """
+
+    def __init__(self, store: Store, batch_size: int) -> None:
+        self._store = store
+        self._batch_size = batch_size
+        self._queues: dict[int, _Queue] = {}
+        self._busy: set[object] = set()
+
+    def add(self, list_id: int, count: int) -> None:
+        """A list has `count` new changes."""
+        queue = self._queues.setdefault(list_id, _Queue())
+        queue.fresh = True
+        if queue.ready is not None:
+            queue.ready += count
+
+    async def next_batch(self, now: float) -> Batch | None:
+        """The next batch that may go now, of the list that waited longest; None when none may. Raises StoreError."""
+        for list_id in list(self._queues):
+            batch = await self._next_of(list_id, now)
+            if batch is not None:
+                self._queues[list_id] = self._queues.pop(list_id)  # the others' turn comes first now
+                return batch
+        return None
+
+    def ended(self, batch: Batch) -> None:
+        """A batch is no longer under way."""
+        self._busy -= batch.keys
+        self._queues[batch.mapped.id].in_flight -= 1
+        for queue in self._queues.values():
+            queue.blocked = False
+
+    async def _next_of(self, list_id: int, now: float) -> Batch | None:
+        queue = self._queues[list_id]
+        if queue.rewind and not queue.in_flight:
+            queue.cursor, queue.ready, queue.rewind = 0, None, False
+        if queue.blocked or (queue.in_flight and queue.ready is not None and queue.ready < self._batch_size):
+            return None
+        queue.fresh = False
+        taken = await self._store.outbox.due(list_id, queue.cursor, self._batch_size, now)
+        if len(taken) < self._batch_size:
+            queue.ready = len(taken)
+            if queue.in_flight:
+                return None
+        if not taken:
+            if not queue.fresh:
+                del self._queues[list_id]
+            return None
+        batch = await self._claim(list_id, queue, taken)
+        queue.cursor = taken[-1].seq
+        queue.ready = None if queue.ready is None else queue.ready - len(taken)
+        return batch
+
+    async def _claim(self, list_id: int, queue: _Queue, taken: Sequence[Change]) -> Batch | None:
+        changes: list[Change] = []
+        keys: set[object] = set()
+        for change in taken:
+            own = self._keys(list_id, change)
+            if own & self._busy:
+                queue.rewind = True
+            else:
+                changes.append(change)
+                keys |= own
+        if not changes:
+            queue.blocked = True
+            return None
+        batch = Batch(await self._store.lists.by_id(list_id), changes, frozenset(keys))
+        self._busy |= batch.keys
+        queue.in_flight += 1
+        return batch
+
+    def _keys(self, list_id: int, change: Change) -> set[object]:
+        of = self._store.fingerprints.of
+        return {(list_id, change.contact_id), *(of(a) for a in (change.address, *change.old_addresses) if a)}

@@ -1,0 +1,146 @@
+"""A running bridge without its HTTP: what is built from the configuration, in which order it starts and stops."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Self
+
+import structlog
+
+from bridge.actions import Actions
+from bridge.clock import Clock
+from bridge.config import Account, Config
+from bridge.couriers import Couriers
+from bridge.intake import Intake
+from bridge.lists import Lists
+from bridge.metrics import Metrics
+from bridge.planfix import Request
+from bridge.replies import Failure, ListCreated, Outcome, Tally, Unavailable
+from bridge.store import Store, StoreError
+from bridge.tickets import Tickets
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+class Tokens:
+    """Which account a token belongs to.
+
+    Tokens are compared as hashes under a key of this process: how long that takes says nothing of any token.
+    """
+
+    def __init__(self, accounts: Mapping[str, Account]) -> None:
+        self._key = secrets.token_bytes(32)
+        self._accounts = {
+            self._digest(token.reveal()): account for account in accounts.values() for token in account.tokens
+        }
+
+    def account_of(self, token: str) -> Account | None:
+        return self._accounts.get(self._digest(token))
+
+    def _digest(self, token: str) -> bytes:
+        return hmac.digest(self._key, token.encode("utf-8", "surrogatepass"), hashlib.sha256)
+
+
+class Bridge:
+    """Opens the store and takes up what an earlier run left; `handle` carries out requests until it is closed."""
+
+    def __init__(self, config: Config, clock: Clock | None = None) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.tickets = Tickets()
+        self.tokens = Tokens(config.accounts)
+        self._clock = clock or Clock()
+        self._stack = AsyncExitStack()
+        self.store: Store
+        self.couriers: Couriers
+        self.actions: Actions
+
+    async def __aenter__(self) -> Self:
+        """Raises StoreError when the store cannot be opened."""
+        async with AsyncExitStack() as stack:
+            self.store = await Store.open(self.config.store)
+            stack.push_async_callback(self.store.close)
+            self.couriers = Couriers(
+                self.config.providers,
+                store=self.store,
+                tickets=self.tickets,
+                metrics=self.metrics,
+                clock=self._clock,
+            )
+            stack.push_async_callback(self.couriers.stop, self.config.server.grace_s)
+            self.actions = Actions(
+                lists=Lists(self.store, self._clock),
+                intake=Intake(self.store, self.tickets, self.couriers.stored),
+                tickets=self.tickets,
+                couriers=self.couriers,
+                clock=self._clock,
+                reply_within_s=self.config.server.reply_within_s,
+            )
+            stack.push_async_callback(self.actions.close)
+            await self.couriers.start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def handle(self, account: Account, request: Request) -> Outcome:
+        """What came of a request; a store that fails is a Failure, never a success."""
+        action = type(request).__name__
+        action = action[0].lower() + action[1:]
+        started_s = time.monotonic()
+        try:
+            outcome = await self.actions.handle(account, request)
+        except StoreError as error:
+            log.error("store_failed", detail=str(error))
+            outcome = Failure("storage")
+        duration_s = time.monotonic() - started_s
+        self.metrics.requests.labels(account.name, action, _told(outcome)).inc()
+        self.metrics.request_s.labels(action).observe(duration_s)
+        log.info("request", account=account.name, action=action, duration_s=round(duration_s, 4), **_counts(outcome))
+        return outcome
+
+    async def measure(self) -> bytes:
+        """All metrics as text, those of the outbox read just now. Raises StoreError."""
+        now = self._clock.now()
+        depths = {depth.account: depth for depth in await self.store.outbox.depths()}
+        for account in {*self.config.accounts, *depths}:
+            depth = depths.get(account)
+            self.metrics.pending.labels(account).set(depth.pending if depth else 0)
+            self.metrics.oldest_s.labels(account).set(max(0.0, now - depth.oldest_at) if depth else 0)
+        return self.metrics.text()
+
+
+def _told(outcome: Outcome) -> str:
+    """How a request was answered, in one word for the metrics."""
+    match outcome:
+        case ListCreated():
+            return "done"
+        case Unavailable():
+            return "unavailable"
+        case Failure():
+            return "failed"
+        case Tally(failure=Failure()):
+            return "failed"
+        case Tally(rejected_count=rejected, delivered=0, pending=0) if rejected:
+            return "refused"
+        case Tally(pending=pending) if pending:
+            return "pending"
+        case Tally():
+            return "done"
+
+
+def _counts(outcome: Outcome) -> dict[str, object]:
+    match outcome:
+        case Tally(delivered, pending, _, rejected, failure):
+            counts: dict[str, object] = {"delivered": delivered, "pending": pending, "rejected": rejected}
+            return counts | ({"failure": failure.code} if failure else {})
+        case Failure(code):
+            return {"failure": code}
+        case ListCreated(list_id):
+            return {"list": list_id}
+        case Unavailable():
+            return {"failure": "esp_down"}

@@ -1,0 +1,54 @@
+"""What the bridge keeps: a small map of ids, who opted out, and the changes that are not delivered yet."""
+
+from dataclasses import dataclass
+
+from bridge.store.database import Database, StoreError
+from bridge.store.fingerprints import Fingerprints
+from bridge.store.lists import ListMap, ListState, ListSummary, MappedList
+from bridge.store.memory import Known, Memory, Problem, Settled
+from bridge.store.outbox import Depth, ListClosed, Outbox, Stored
+
+__all__ = [
+    "Depth",
+    "Fingerprints",
+    "Known",
+    "ListClosed",
+    "ListMap",
+    "ListState",
+    "ListSummary",
+    "MappedList",
+    "Memory",
+    "Outbox",
+    "Problem",
+    "Settled",
+    "Store",
+    "StoreError",
+    "Stored",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One open store. Close it when done."""
+
+    database: Database
+    fingerprints: Fingerprints
+    lists: ListMap
+    outbox: Outbox
+    memory: Memory
+
+    @classmethod
+    async def open(cls, url: str) -> "Store":
+        """Opens or makes the store at `sqlite:///file` or `postgresql://…`. Raises StoreError."""
+        database = await Database.open(url)
+        fingerprints = await Fingerprints.of_store(database)
+        return cls(
+            database,
+            fingerprints,
+            ListMap(database),
+            Outbox(database, fingerprints),
+            Memory(database, fingerprints),
+        )
+
+    async def close(self) -> None:
+        await self.database.close()

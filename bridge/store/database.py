@@ -1,0 +1,129 @@
+"""The connection to SQLite or PostgreSQL: opening, schema steps, transactions. Only this file knows which it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql.dml import Insert
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+_MIGRATION_LOCK = 0x706C616E  # an arbitrary number that all replicas share
+
+
+class StoreError(Exception):
+    """The store cannot do its work: unreachable, full, read-only, or of a newer version. Nothing was changed."""
+
+
+class Database:
+    """`write()` gives a transaction that is durable when the block has ended; `read()` a connection without one."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._is_sqlite = engine.dialect.name == "sqlite"
+        # SQLite has one writer; waiting here is fair and free, waiting in SQLite is neither.
+        self._writer = asyncio.Lock() if self._is_sqlite else None
+
+    @classmethod
+    async def open(cls, url: str) -> "Database":
+        """Opens `sqlite:///file` or `postgresql://…` and brings its schema up to date. Raises StoreError."""
+        database = cls(_engine(url))
+        try:
+            async with database.write() as connection:
+                if not database._is_sqlite:
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                await connection.run_sync(_migrate)
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            if self._writer is None:
+                async with self._engine.begin() as connection:
+                    yield connection
+            else:
+                async with self._writer, self._engine.begin() as connection:
+                    yield connection
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreError(_short(error)) from error
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+        except (SQLAlchemyError, OSError) as error:
+            raise StoreError(_short(error)) from error
+
+    def insert(self, table: Any) -> Any:
+        """An INSERT that knows ON CONFLICT, which both databases write alike and SQLAlchemy spells per database."""
+        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+
+    def upsert(self, table: Any) -> Insert:
+        """An INSERT that replaces the row of the same primary key."""
+        statement = self.insert(table)
+        key = [column.name for column in table.primary_key]
+        values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
+        replacing: Insert = statement.on_conflict_do_update(index_elements=key, set_=values)
+        return replacing
+
+
+def _engine(url: str) -> AsyncEngine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_async_engine(
+            parsed.set(drivername="postgresql+asyncpg"), pool_pre_ping=True, hide_parameters=True
+        )
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), hide_parameters=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A transaction that starts as a reader cannot always become a writer; all of ours write.
+        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _migrate(connection: Connection) -> None:
+    alembic = AlembicConfig()
+    alembic.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    script = ScriptDirectory.from_config(alembic)
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current == script.get_current_head():
+        return
+    if current is not None and current not in {step.revision for step in script.walk_revisions()}:
+        raise StoreError(f"the store has schema {current}, made by a newer version of the bridge; use that version")
+    alembic.attributes["connection"] = connection
+    command.upgrade(alembic, "head")
+
+
+def _short(error: BaseException) -> str:
+    """What went wrong in one line, without SQL and values."""
+    cause = getattr(error, "orig", None) or error
+    return f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}"[:300]

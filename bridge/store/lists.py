@@ -1,0 +1,194 @@
+"""The lists that Planfix knows, and what they are at the ESP."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, select, update
+
+from bridge.store.database import Database
+from bridge.store.tables import contacts, lists, outbox
+
+
+class ListState(enum.StrEnum):
+    """A list being made, in use, asked to be deleted, or gone at the ESP."""
+
+    CREATING = "creating"
+    OPEN = "open"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class MappedList:
+    """One row of the map. `public_id` and `provider_list_id` are None only while the list is being made."""
+
+    id: int
+    account: str
+    public_id: str | None
+    provider: str
+    provider_list_id: str | None
+    name: str
+    provider_name: str
+    state: ListState
+    created_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListSummary:
+    """A list with what the store holds of it, for people."""
+
+    mapped: MappedList
+    contacts: int
+    pending: int
+
+
+_COLUMNS = (
+    lists.c.id,
+    lists.c.account,
+    lists.c.public_id,
+    lists.c.provider,
+    lists.c.provider_list_id,
+    lists.c.name,
+    lists.c.provider_name,
+    lists.c.state,
+    lists.c.created_at,
+)
+
+
+class ListMap:
+    """Reads and writes `lists`. Every method may raise StoreError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def by_public_id(self, public_id: str) -> MappedList | None:
+        return await self._one(lists.c.public_id == public_id)
+
+    async def by_id(self, list_id: int) -> MappedList:
+        found = await self._one(lists.c.id == list_id)
+        if found is None:
+            raise LookupError(f"no list {list_id} in the store")
+        return found
+
+    async def open_intent(self, account: str, provider: str, name: str) -> MappedList | None:
+        """The newest list of this name whose making was begun and never ended."""
+        return await self._one(
+            lists.c.account == account,
+            lists.c.provider == provider,
+            lists.c.name == name,
+            lists.c.state == ListState.CREATING,
+        )
+
+    async def untouched(self, account: str, provider: str, name: str, since: float) -> MappedList | None:
+        """The newest open list of this name that was made since then and never had a contact."""
+        return await self._one(
+            lists.c.account == account,
+            lists.c.provider == provider,
+            lists.c.name == name,
+            lists.c.state == ListState.OPEN,
+            lists.c.created_at >= since,
+            lists.c.last_seq == 0,
+        )
+
+    async def is_mapped(self, provider: str, provider_list_id: str) -> bool:
+        """Whether a list of the ESP already stands for some list of Planfix."""
+        found = await self._one(
+            lists.c.provider == provider,
+            lists.c.provider_list_id == provider_list_id,
+            lists.c.state != ListState.DELETED,
+        )
+        return found is not None
+
+    async def begin(self, account: str, provider: str, name: str, provider_name: str, now: float) -> int:
+        """Writes down that a list is about to be made at the ESP under `provider_name`; the row's id."""
+        async with self._database.write() as connection:
+            result = await connection.execute(
+                lists.insert()
+                .values(
+                    account=account,
+                    provider=provider,
+                    name=name,
+                    provider_name=provider_name,
+                    state=ListState.CREATING,
+                    created_at=now,
+                )
+                .returning(lists.c.id)
+            )
+            return int(result.scalar_one())
+
+    async def finish(self, list_id: int, public_id: str, provider_list_id: str, now: float) -> None:
+        """The list exists at the ESP: from here on Planfix may be told its id."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(lists)
+                .where(lists.c.id == list_id)
+                .values(public_id=public_id, provider_list_id=provider_list_id, state=ListState.OPEN, created_at=now)
+            )
+
+    async def abandon(self, list_id: int) -> None:
+        """The ESP refused to make the list: the intent is void."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(lists).where(lists.c.id == list_id, lists.c.state == ListState.CREATING))
+
+    async def adopt(
+        self, account: str, public_id: str, provider: str, provider_list_id: str, now: float
+    ) -> MappedList | None:
+        """Takes over a list that Planfix holds and the store does not know (a lost store).
+
+        None when another account has it.
+        """
+        values = {
+            "account": account,
+            "public_id": public_id,
+            "provider": provider,
+            "provider_list_id": provider_list_id,
+            "name": "",
+            "provider_name": "",
+            "state": ListState.OPEN,
+            "created_at": now,
+        }
+        insert = self._database.insert(lists).values(values)
+        async with self._database.write() as connection:
+            await connection.execute(insert.on_conflict_do_nothing(index_elements=["public_id"]))
+        found = await self.by_public_id(public_id)
+        return found if found is not None and found.account == account else None
+
+    async def summaries(self, account: str | None = None) -> list[ListSummary]:
+        """All lists that are not gone, oldest first, with counts."""
+        mapped = select(func.count()).where(contacts.c.list_id == lists.c.id).scalar_subquery()
+        pending = select(func.count()).where(outbox.c.list_id == lists.c.id).scalar_subquery()
+        query = select(*_COLUMNS, mapped, pending).where(lists.c.state != ListState.DELETED).order_by(lists.c.id)
+        if account is not None:
+            query = query.where(lists.c.account == account)
+        async with self._database.read() as connection:
+            rows = (await connection.execute(query)).all()
+        return [ListSummary(_mapped(row[:-2]), row[-2], row[-1]) for row in rows]
+
+    async def with_pending(self, account: str, provider: str) -> dict[int, int]:
+        """The lists of an account at a provider that have changes in the outbox, with how many."""
+        query = (
+            select(lists.c.id, func.count().label("waiting"))
+            .join(outbox, outbox.c.list_id == lists.c.id)
+            .where(lists.c.account == account, lists.c.provider == provider)
+            .group_by(lists.c.id)
+        )
+        async with self._database.read() as connection:
+            return {row.id: row.waiting for row in await connection.execute(query)}
+
+    async def couriers(self) -> list[tuple[str, str]]:
+        """Every (account, provider) that has changes in the outbox."""
+        query = select(lists.c.account, lists.c.provider).join(outbox, outbox.c.list_id == lists.c.id).distinct()
+        async with self._database.read() as connection:
+            return [(account, provider) for account, provider in await connection.execute(query)]
+
+    async def _one(self, *conditions: object) -> MappedList | None:
+        query = select(*_COLUMNS).where(*conditions).order_by(lists.c.id.desc()).limit(1)  # type: ignore[arg-type]
+        async with self._database.read() as connection:
+            row = (await connection.execute(query)).first()
+        return None if row is None else _mapped(row)
+
+
+def _mapped(row: Sequence[object]) -> MappedList:
+    *values, state, created_at = row
+    return MappedList(*values, ListState(str(state)), created_at)  # type: ignore[arg-type, call-arg]  # as in _COLUMNS

@@ -1,0 +1,212 @@
+"""What the store remembers of delivered contacts: the id map, who opted out, what was refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import delete, exists, func, select, update
+
+from bridge.changes import Change, Kind
+from bridge.store.database import Database
+from bridge.store.fingerprints import Fingerprints
+from bridge.store.lists import ListState
+from bridge.store.outbox import chunks
+from bridge.store.tables import contacts, lists, opt_outs, outbox, problems
+from providers.base import Delivered, OptedOut, Outcome, Postponed, Rejected
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A contact as last delivered: the provider's id of it, and the fingerprint of its address then."""
+
+    provider_contact_id: str | None
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A change that was refused for good. Holds no address."""
+
+    account: str
+    public_id: str
+    contact_id: str
+    reason: str
+    detail: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A change of the outbox and what became of it. `known` is what the map held of the contact before."""
+
+    change: Change
+    outcome: Outcome
+    known: Known | None = None
+
+
+@dataclass(slots=True)
+class _Rows:
+    """What a batch of outcomes writes."""
+
+    done_seqs: list[int] = field(default_factory=list)
+    done_contacts: list[str] = field(default_factory=list)
+    map: list[dict[str, object]] = field(default_factory=list)
+    unmapped: list[str] = field(default_factory=list)
+    opt_outs: list[dict[str, object]] = field(default_factory=list)
+    problems: list[dict[str, object]] = field(default_factory=list)
+    postponed: list[tuple[int, float]] = field(default_factory=list)
+
+
+class Memory:
+    """Reads and writes `contacts`, `opt_outs` and `problems`. Every method may raise StoreError."""
+
+    def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
+        self._database = database
+        self._fingerprints = fingerprints
+
+    async def known(self, list_id: int, contact_ids: Sequence[str]) -> dict[str, Known]:
+        """Those of the contacts that are in the map."""
+        found: dict[str, Known] = {}
+        async with self._database.read() as connection:
+            for some in chunks(contact_ids):
+                query = select(contacts.c.contact_id, contacts.c.provider_contact_id, contacts.c.fingerprint).where(
+                    contacts.c.list_id == list_id, contacts.c.contact_id.in_(some)
+                )
+                found |= {
+                    r.contact_id: Known(r.provider_contact_id, r.fingerprint) for r in await connection.execute(query)
+                }
+        return found
+
+    async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> set[bytes]:
+        """Those of the fingerprints whose people opted out."""
+        found: set[bytes] = set()
+        async with self._database.read() as connection:
+            for some in chunks(fingerprints):
+                query = select(opt_outs.c.fingerprint).where(
+                    opt_outs.c.account == account, opt_outs.c.fingerprint.in_(some)
+                )
+                found |= set(await connection.scalars(query))
+        return found
+
+    async def users_of(
+        self, account: str, list_id: int, fingerprints: Sequence[bytes]
+    ) -> dict[bytes, set[tuple[int, str]]]:
+        """Which (list, contact) pairs have an address of these: by the map in the account's open lists, by the outbox
+        in this list. A pair may be there by the map although the outbox already wants it otherwise."""
+        users: dict[bytes, set[tuple[int, str]]] = {fingerprint: set() for fingerprint in fingerprints}
+        async with self._database.read() as connection:
+            for some in chunks(fingerprints):
+                mapped = (
+                    select(contacts.c.fingerprint, contacts.c.list_id, contacts.c.contact_id)
+                    .join(lists, lists.c.id == contacts.c.list_id)
+                    .where(
+                        contacts.c.fingerprint.in_(some), lists.c.account == account, lists.c.state == ListState.OPEN
+                    )
+                )
+                wanted = select(outbox.c.fingerprint, outbox.c.list_id, outbox.c.contact_id).where(
+                    outbox.c.list_id == list_id, outbox.c.kind == Kind.PRESENT, outbox.c.fingerprint.in_(some)
+                )
+                for query in (mapped, wanted):
+                    for row in await connection.execute(query):
+                        users[row.fingerprint].add((row.list_id, row.contact_id))
+        return users
+
+    async def settle(self, account: str, list_id: int, settled: Sequence[Settled], now: float) -> None:
+        """Records outcomes, all or none. A newer change of the same contact stays in the outbox."""
+        rows = _Rows()
+        for item in settled:
+            self._sort(rows, account, list_id, item, now)
+        async with self._database.write() as connection:
+            if rows.map:
+                await connection.execute(self._database.upsert(contacts), rows.map)
+            for some in chunks(rows.unmapped):
+                await connection.execute(
+                    delete(contacts).where(contacts.c.list_id == list_id, contacts.c.contact_id.in_(some))
+                )
+            if rows.opt_outs:
+                remember = self._database.insert(opt_outs).on_conflict_do_nothing(
+                    index_elements=["account", "fingerprint"]
+                )
+                await connection.execute(remember, rows.opt_outs)
+            if await connection.scalar(select(exists().where(problems.c.list_id == list_id))):
+                for some in chunks(rows.done_contacts):
+                    await connection.execute(
+                        delete(problems).where(problems.c.list_id == list_id, problems.c.contact_id.in_(some))
+                    )
+            if rows.problems:
+                await connection.execute(self._database.upsert(problems), rows.problems)
+            for seqs in chunks(rows.done_seqs):
+                await connection.execute(delete(outbox).where(outbox.c.list_id == list_id, outbox.c.seq.in_(seqs)))
+            for seq, due_at in rows.postponed:
+                await connection.execute(
+                    update(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == seq).values(due_at=due_at)
+                )
+
+    async def forget_list(self, list_id: int, drop_seq: int) -> None:
+        """The list is gone at the ESP: so is all that was known of its contacts, except who opted out."""
+        async with self._database.write() as connection:
+            for table in (contacts, problems):
+                await connection.execute(delete(table).where(table.c.list_id == list_id))
+            await connection.execute(delete(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == drop_seq))
+            await connection.execute(update(lists).where(lists.c.id == list_id).values(state=ListState.DELETED))
+
+    async def problems(self, account: str | None = None, limit: int = 1000) -> list[Problem]:
+        """What was refused and has not been mended since, newest first."""
+        query = (
+            select(lists.c.account, lists.c.public_id, problems)
+            .join(lists, lists.c.id == problems.c.list_id)
+            .order_by(problems.c.at.desc())
+            .limit(limit)
+        )
+        if account is not None:
+            query = query.where(lists.c.account == account)
+        async with self._database.read() as connection:
+            return [
+                Problem(r.account, r.public_id, r.contact_id, r.reason, r.detail, r.at)
+                for r in await connection.execute(query)
+            ]
+
+    async def opt_out_count(self, account: str) -> int:
+        async with self._database.read() as connection:
+            query = select(func.count()).select_from(opt_outs).where(opt_outs.c.account == account)
+            return int(await connection.scalar(query) or 0)
+
+    def _sort(self, rows: _Rows, account: str, list_id: int, settled: Settled, now: float) -> None:
+        change, outcome = settled.change, settled.outcome
+        fingerprint = self._fingerprints.of(change.address)
+        match outcome:
+            case Postponed(retry_after_s=wait_s):
+                rows.postponed.append((change.seq, now + wait_s))
+                return
+            case Rejected(reason=reason, detail=detail):
+                rows.problems.append(
+                    {
+                        "list_id": list_id,
+                        "contact_id": change.contact_id,
+                        "reason": reason.value,
+                        "detail": detail[:500],
+                        "at": now,
+                    }
+                )
+            case Delivered() | OptedOut():
+                rows.done_contacts.append(change.contact_id)
+                if change.kind is Kind.ABSENT:
+                    rows.unmapped.append(change.contact_id)
+                else:
+                    rows.map.append(
+                        {
+                            "list_id": list_id,
+                            "contact_id": change.contact_id,
+                            "provider_contact_id": outcome.provider_contact_id,
+                            "fingerprint": fingerprint,
+                        }
+                    )
+        if isinstance(outcome, OptedOut):
+            # It is the person who opted out: under every address that the contact had.
+            out = {self._fingerprints.of(a) for a in (change.address, *change.old_addresses) if a}
+            if settled.known is not None:
+                out.add(settled.known.fingerprint)
+            rows.opt_outs += [
+                {"account": account, "fingerprint": fingerprint, "seen_at": now, "how": outcome.how}
+                for fingerprint in out
+            ]
+        rows.done_seqs.append(change.seq)

@@ -1,0 +1,182 @@
+"""The outbox: changes that were promised and are not delivered yet."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from sqlalchemy import delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from bridge.changes import DROP_CONTACT_ID, Change, Kind, coalesce
+from bridge.store.database import Database
+from bridge.store.fingerprints import Fingerprints
+from bridge.store.lists import ListState
+from bridge.store.tables import lists, outbox
+
+CHUNK = 500
+"""Values in one IN (…): under every limit on parameters of either database."""
+
+T = TypeVar("T")
+
+
+def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    return (values[start : start + size] for start in range(0, len(values), size))
+
+
+class ListClosed(Exception):
+    """The list was deleted: no change of it can be promised any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What `put` did: the changes got the numbers from `first_seq` on, in order; `superseded` will never be delivered
+    because a newer change of the same contact stands for them."""
+
+    first_seq: int
+    superseded: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much waits for one account, and since when the oldest of it (Unix time)."""
+
+    account: str
+    pending: int
+    oldest_at: float
+
+
+class Outbox:
+    """Reads and writes `outbox`. Methods with a `connection` are part of the caller's transaction."""
+
+    def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
+        self._database = database
+        self._fingerprints = fingerprints
+
+    async def put(self, connection: AsyncConnection, list_id: int, changes: Sequence[Change]) -> Stored:
+        """Adds changes in order; each replaces an undelivered older one of its contact. Raises ListClosed."""
+        last_seq = await connection.scalar(
+            update(lists)
+            .where(lists.c.id == list_id, lists.c.state == ListState.OPEN)
+            .values(last_seq=lists.c.last_seq + len(changes))
+            .returning(lists.c.last_seq)
+        )
+        if last_seq is None:
+            raise ListClosed
+        first_seq = int(last_seq) - len(changes) + 1
+        newest = await self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        superseded: list[int] = []
+        for seq, change in enumerate(changes, first_seq):
+            older = newest.get(change.contact_id)
+            if older is not None:
+                superseded.append(older.seq)
+            newest[change.contact_id] = replace(coalesce(older, change), seq=seq)
+        statement = self._database.upsert(outbox)
+        rows = [change for change in newest.values() if change.seq >= first_seq]
+        for some in chunks(rows, 5000):
+            await connection.execute(statement, [self._row(list_id, change) for change in some])
+        return Stored(first_seq, superseded)
+
+    async def put_drop(self, connection: AsyncConnection, list_id: int, now: float) -> Stored:
+        """Asks for the end of a list, in place of all its undelivered changes. Raises ListClosed when it is gone."""
+        seq = await connection.scalar(
+            update(lists)
+            .where(lists.c.id == list_id, lists.c.state.in_((ListState.OPEN, ListState.DELETING)))
+            .values(state=ListState.DELETING, last_seq=lists.c.last_seq + 1)
+            .returning(lists.c.last_seq)
+        )
+        if seq is None:
+            raise ListClosed
+        gone = await connection.scalars(delete(outbox).where(outbox.c.list_id == list_id).returning(outbox.c.seq))
+        superseded = list(gone)
+        drop = Change(DROP_CONTACT_ID, Kind.DROP, seq=int(seq), created_at=now)
+        await connection.execute(outbox.insert(), [self._row(list_id, drop)])
+        return Stored(int(seq), superseded)
+
+    async def due(self, list_id: int, after_seq: int, limit: int, now: float) -> list[Change]:
+        """Up to `limit` changes of a list that are due and come after `after_seq`, in order."""
+        query = (
+            select(outbox)
+            .where(outbox.c.list_id == list_id, outbox.c.seq > after_seq, outbox.c.due_at <= now)
+            .order_by(outbox.c.seq)
+            .limit(limit)
+        )
+        async with self._database.read() as connection:
+            return [_change(row._mapping) for row in await connection.execute(query)]
+
+    async def next_due_at(self, account: str, provider: str) -> float | None:
+        """When the first change of an account at a provider is due; None when nothing waits."""
+        query = (
+            select(func.min(outbox.c.due_at))
+            .join(lists, lists.c.id == outbox.c.list_id)
+            .where(lists.c.account == account, lists.c.provider == provider)
+        )
+        async with self._database.read() as connection:
+            found = await connection.scalar(query)
+        return None if found is None else float(found)
+
+    async def depths(self) -> list[Depth]:
+        """What waits, for each account that has anything waiting."""
+        query = (
+            select(lists.c.account, func.count(), func.min(outbox.c.created_at))
+            .join(lists, lists.c.id == outbox.c.list_id)
+            .group_by(lists.c.account)
+        )
+        async with self._database.read() as connection:
+            return [Depth(account, count, oldest) for account, count, oldest in await connection.execute(query)]
+
+    async def wanted_fingerprints(self, list_id: int, contact_ids: Sequence[str]) -> dict[str, bytes | None]:
+        """What the outbox wants of these contacts: the fingerprint they shall be present with, None for absent."""
+        wanted: dict[str, bytes | None] = {}
+        async with self._database.read() as connection:
+            for some in chunks(contact_ids):
+                rows = await connection.execute(
+                    select(outbox.c.contact_id, outbox.c.kind, outbox.c.fingerprint).where(
+                        outbox.c.list_id == list_id, outbox.c.contact_id.in_(some)
+                    )
+                )
+                wanted |= {r.contact_id: r.fingerprint if r.kind == Kind.PRESENT else None for r in rows}
+        return wanted
+
+    async def _undelivered(
+        self, connection: AsyncConnection, list_id: int, contact_ids: Sequence[str]
+    ) -> dict[str, Change]:
+        """The outbox rows of these contacts. One cheap look spares a first import all the others."""
+        if await connection.scalar(select(outbox.c.seq).where(outbox.c.list_id == list_id).limit(1)) is None:
+            return {}
+        found: dict[str, Change] = {}
+        for some in chunks(contact_ids):
+            query = select(outbox).where(outbox.c.list_id == list_id, outbox.c.contact_id.in_(some))
+            for row in await connection.execute(query):
+                found[row.contact_id] = _change(row._mapping)
+        return found
+
+    def _row(self, list_id: int, change: Change) -> dict[str, object]:
+        return {
+            "list_id": list_id,
+            "contact_id": change.contact_id,
+            "seq": change.seq,
+            "kind": change.kind.value,
+            "address": change.address,
+            "fingerprint": self._fingerprints.of(change.address),
+            "first_name": change.first_name,
+            "last_name": change.last_name,
+            "old_addresses": "\n".join(change.old_addresses),
+            "created_at": change.created_at,
+            "due_at": change.due_at,
+        }
+
+
+def _change(row: object) -> Change:
+    values = dict(row)  # type: ignore[call-overload]
+    old = values["old_addresses"]
+    return Change(
+        contact_id=values["contact_id"],
+        kind=Kind(values["kind"]),
+        address=values["address"],
+        first_name=values["first_name"],
+        last_name=values["last_name"],
+        old_addresses=tuple(old.split("\n")) if old else (),
+        seq=values["seq"],
+        created_at=values["created_at"],
+        due_at=values["due_at"],
+    )

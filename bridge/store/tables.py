@@ -1,0 +1,90 @@
+"""The tables. Every change here needs a migration in `bridge/migrations/versions`."""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+lists = Table(
+    "lists",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("account", Text, nullable=False),
+    Column("public_id", Text, unique=True),  # what Planfix holds; empty while the list is being made
+    Column("provider", Text, nullable=False),
+    Column("provider_list_id", Text),
+    Column("name", Text, nullable=False),  # as Planfix gave it
+    Column("provider_name", Text, nullable=False),  # as it is, or is being, made at the ESP
+    Column("state", Text, nullable=False),
+    Column("last_seq", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", Double, nullable=False),
+    Index("lists_by_name", "account", "name"),
+)
+
+contacts = Table(
+    "contacts",
+    metadata,
+    Column("list_id", ForeignKey("lists.id"), nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("provider_contact_id", Text),
+    Column("fingerprint", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("list_id", "contact_id"),
+    Index("contacts_by_fingerprint", "fingerprint"),
+)
+
+opt_outs = Table(
+    "opt_outs",
+    metadata,
+    Column("account", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("how", Text, nullable=False),
+    PrimaryKeyConstraint("account", "fingerprint"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("list_id", ForeignKey("lists.id"), nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("old_addresses", Text, nullable=False),  # one a line
+    Column("created_at", Double, nullable=False),
+    Column("due_at", Double, nullable=False),
+    PrimaryKeyConstraint("list_id", "contact_id"),
+    Index("outbox_in_order", "list_id", "seq", unique=True),
+)
+
+problems = Table(
+    "problems",
+    metadata,
+    Column("list_id", ForeignKey("lists.id"), nullable=False),
+    Column("contact_id", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    PrimaryKeyConstraint("list_id", "contact_id"),
+)

@@ -1,0 +1,115 @@
+"""Tickets: a request waits with one for the outcomes of its changes, and delivery tells outcomes by number. No I/O."""
+
+import asyncio
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from providers.base import Reason, Rejected
+
+REJECTED_SHOWN = 100
+"""How many refused contacts one reply names; the rest is only counted."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """The changes `first_seq` to `last_seq` of one list, and what is known of them so far.
+
+    `key_refused`: the ESP refuses the bridge's key; the changes are kept, and a person has to act.
+    """
+
+    list_id: int
+    first_seq: int
+    last_seq: int
+    delivered: int = 0
+    rejected: list[tuple[str, Reason]] = field(default_factory=list)
+    rejected_count: int = 0
+    postponed: int = 0
+    key_refused: bool = False
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def pending(self) -> int:
+        return self.last_seq - self.first_seq + 1 - self.delivered - self.rejected_count
+
+    def end(self) -> None:
+        """Whoever waits goes on with what is known."""
+        self._ended.set()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Returns when all outcomes are known, when somebody ended the waiting, or after `timeout_s`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            pass
+
+
+class Tickets:
+    """All tickets that are waited for."""
+
+    def __init__(self) -> None:
+        self._by_list: dict[int, list[Ticket]] = {}
+
+    def open(self, list_id: int, first_seq: int, count: int) -> Ticket:
+        """Watches `count` changes. Open it before delivery can see them."""
+        ticket = Ticket(list_id, first_seq, first_seq + count - 1)
+        insort(self._by_list.setdefault(list_id, []), ticket, key=lambda t: t.first_seq)
+        return ticket
+
+    def close(self, ticket: Ticket) -> None:
+        """Forgets a ticket that nobody waits for any more."""
+        tickets = self._by_list.get(ticket.list_id, [])
+        if ticket in tickets:
+            tickets.remove(ticket)
+        if not tickets:
+            self._by_list.pop(ticket.list_id, None)
+
+    def done(self, list_id: int, seqs: Iterable[int]) -> None:
+        """These changes are at the ESP, or a newer one stands for them."""
+        for seq in seqs:
+            ticket = self._of(list_id, seq)
+            if ticket is not None:
+                ticket.delivered += 1
+                self._end_if_known(ticket)
+
+    def rejected(self, list_id: int, refusals: Sequence[tuple[int, str, Rejected]]) -> None:
+        """These changes (number, contact id, outcome) were refused for good."""
+        for seq, contact_id, outcome in refusals:
+            ticket = self._of(list_id, seq)
+            if ticket is not None:
+                ticket.rejected_count += 1
+                if len(ticket.rejected) < REJECTED_SHOWN:
+                    ticket.rejected.append((contact_id, outcome.reason))
+                self._end_if_known(ticket)
+
+    def postponed(self, list_id: int, seqs: Iterable[int]) -> None:
+        """These changes are tried again too late to wait for."""
+        for seq in seqs:
+            ticket = self._of(list_id, seq)
+            if ticket is not None:
+                ticket.postponed += 1
+                self._end_if_known(ticket)
+
+    def release(self, list_ids: Iterable[int], *, key_refused: bool = False) -> None:
+        """Nobody needs to wait for these lists now: the ESP is away, or refuses the key."""
+        for list_id in list_ids:
+            for ticket in self._by_list.get(list_id, []):
+                ticket.key_refused = key_refused
+                ticket.end()
+
+    def release_all(self) -> None:
+        """The bridge stops: every request is answered with what is known."""
+        self.release(list(self._by_list))
+
+    def _of(self, list_id: int, seq: int) -> Ticket | None:
+        tickets = self._by_list.get(list_id)
+        if not tickets:
+            return None
+        index = bisect_left(tickets, seq, key=lambda t: t.last_seq)
+        return tickets[index] if index < len(tickets) and tickets[index].first_seq <= seq else None
+
+    @staticmethod
+    def _end_if_known(ticket: Ticket) -> None:
+        if ticket.pending <= ticket.postponed:
+            ticket.end()
