@@ -24,13 +24,14 @@ import msgspec
 
 ADDRESS_MAX_CHARS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 
-_ADDRESS_IN_TEXT = re.compile(r"([^\s@<>\"'(),;:\[\]]{1,64})@([^\s@<>\"'(),;:\[\]]+\.[^\s@<>\"'(),;:\[\]]+)")
+_PART = r"[^\s@<>\"'(),;:=/?&\[\]]"
+_ADDRESS_IN_TEXT = re.compile(rf"({_PART}?){_PART}{{0,64}}(?:@|%40)({_PART}){_PART}*", re.IGNORECASE)
 _KEY_IN_TEXT = re.compile(r"(SG\.[\w.-]{8,}|[0-9a-f]{32}(?:-us\d+)?|(?:Bearer|Basic)\s+[\w.~+/=-]{8,})", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
     """`text` with every email address cut to its first letters and every key replaced; safe to log and to show."""
-    text = _ADDRESS_IN_TEXT.sub(lambda found: f"{found[1][0]}***@{found[2][0]}***", text)
+    text = _ADDRESS_IN_TEXT.sub(r"\1***@\2***", text)
     return _KEY_IN_TEXT.sub("<secret>", text)
 
 
@@ -232,8 +233,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, msgspec.Meta(gt=0, le=600, description="longest wait for one answer of the service")
     ] = 30.0
     parallel_calls: Annotated[
-        int | None,
-        msgspec.Meta(ge=1, le=100, description="calls at one time; the default is what the service allows"),
+        Annotated[int, msgspec.Meta(ge=1, le=100)] | None,
+        msgspec.Meta(description="calls at one time; the default is what the service allows"),
     ] = None
 
 
@@ -342,26 +343,42 @@ class Provider(ABC, Generic[SettingsT]):
         list_id: str,
         contacts: Sequence[Contact],
     ) -> list[Outcome]:
+        """Calls batch by batch; the list ends as if the contacts had come one by one.
+
+        A batch holds no address twice, old addresses included, so the ESP may work it off in any order. Who only
+        repeats a contact of the batch shares its outcome.
+        """
         outcomes: dict[int, Outcome] = {}
         remaining = list(range(len(contacts)))
         while remaining:
             batch: dict[str, int] = {}
-            twins: list[tuple[int, str]] = []
+            twins: list[tuple[int, int]] = []
             later: list[int] = []
-            for index in remaining:
+            in_batch: set[str] = set()
+            in_later: set[str] = set()
+            for position, index in enumerate(remaining):
                 contact = contacts[index]
                 key = contact.address.lower() or f"id {contact.provider_contact_id}"
-                if key in batch:
-                    if contact.old_address is None:
-                        twins.append((index, key))
-                    else:
-                        later.append(index)
-                elif len(batch) < self.limits.batch_size:
+                addresses = {key, (contact.old_address or key).lower()}
+                first = batch.get(key)
+                if first is not None and key not in in_later and _repeats(contact, contacts[first]):
+                    twins.append((index, first))
+                elif in_batch.isdisjoint(addresses) and in_later.isdisjoint(addresses):
                     batch[key] = index
+                    in_batch |= addresses
+                    if len(batch) == self.limits.batch_size:
+                        later += remaining[position + 1 :]
+                        break
                 else:
                     later.append(index)
+                    in_later |= addresses
             told = await call(list_id, [contacts[index] for index in batch.values()])
             outcomes.update(zip(batch.values(), told, strict=True))
-            outcomes.update((index, outcomes[batch[key]]) for index, key in twins)
+            outcomes.update((index, outcomes[first]) for index, first in twins)
             remaining = later
         return [outcomes[index] for index in range(len(contacts))]
+
+
+def _repeats(contact: Contact, earlier: Contact) -> bool:
+    """Whether `contact` asks for nothing about addresses that `earlier`, of the same address, does not ask for."""
+    return contact.old_address is None and contact.provider_contact_id in (None, earlier.provider_contact_id)

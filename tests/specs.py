@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 from openapi_core import OpenAPI
@@ -24,8 +25,8 @@ class _Request:
     ) -> None:
         self.parameters = RequestParameters(query=ImmutableMultiDict(query), header=Headers(dict(headers)), cookie={})  # type: ignore[arg-type]
         self.host_url = BASE_URL
-        self.path = path
-        self.full_url_pattern = BASE_URL + path
+        self.path = unquote(path)
+        self.full_url_pattern = BASE_URL + self.path
         self.method = method.lower()
         self.body = body or None
         self.content_type = "application/json"

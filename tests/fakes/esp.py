@@ -1,7 +1,9 @@
 """What all fake services share: a real HTTP server on loopback with latency, faults, a call log and a conscience."""
 
+import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -46,7 +48,7 @@ class FakeEsp:
 
     def __post_init__(self) -> None:
         self._under_way = 0
-        self._faults: list[Fault] = []
+        self._faults: list[Fault | None] = []
         self._runner: web.AppRunner | None = None
         self._hanging = asyncio.Event()
         self.base_url = ""
@@ -59,9 +61,15 @@ class FakeEsp:
         """The service's own body for a general error: 401, 429, 500."""
         raise NotImplementedError
 
-    def fail(self, fault: Fault, times: int = 1) -> None:
-        """The next `times` calls end in `fault`."""
-        self._faults += [fault] * times
+    def fail(self, fault: Fault, times: int = 1, after: int = 0) -> None:
+        """The next `after` calls are answered well, the `times` calls behind them end in `fault`."""
+        self._faults += [None] * after + [fault] * times
+
+    def heal(self) -> None:
+        """Forgets the faults that have not come up yet, and ends the calls that still hang."""
+        self._faults.clear()
+        self._hanging.set()
+        self._hanging = asyncio.Event()
 
     async def start(self, port: int = 0) -> str:
         """Listens on loopback; gives the base URL."""
@@ -142,3 +150,31 @@ class FakeEsp:
     def _abort(request: BaseRequest) -> None:
         if request.transport is not None:
             request.transport.abort()
+
+
+def run_forever(make: Callable[..., FakeEsp], *, key: str, **knobs: float) -> None:
+    """Runs a fake as a process of its own until it is ended; prints its base URL and key as one JSON line.
+
+    `make` is called with `latency_s` and the knobs; each is an option of the command line with its default.
+    """
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    for name, default in {"latency_s": 0.0, **knobs}.items():
+        parser.add_argument("--" + name.replace("_", "-"), type=type(default), default=default)
+    options = vars(parser.parse_args())
+    port = options.pop("port")
+
+    async def serve() -> None:
+        fake = make(**options)
+        base_url = await fake.start(port)
+        sys.stdout.write(json.dumps({"base_url": base_url, "key": key}) + "\n")
+        sys.stdout.flush()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await fake.stop()
+
+    try:
+        asyncio.run(serve())
+    except KeyboardInterrupt:
+        return

@@ -1,21 +1,16 @@
-"""The conformance kit: what every provider promises, as a pytest class that runs against the provider's fake.
-
-A provider's test module gives an `esp` fixture (an `EspHarness`) and subclasses `ProviderConformance`:
-
-    class TestMailchimpTag(ProviderConformance):
-        @pytest.fixture
-        async def esp(self): ...
-"""
+"""An email service seen from the test's side: what it holds, what people do there, how it fails."""
 
 import enum
 from abc import ABC, abstractmethod
 from typing import Any
 
+import msgspec
+
 from providers.base import Provider
 
 
 class Fault(enum.StrEnum):
-    """What a fake does instead of answering the next call well."""
+    """What a fake does instead of answering a call well."""
 
     RATE_LIMIT_SECONDS = "rate_limit_seconds"  # 429, Retry-After: 7
     RATE_LIMIT_DATE = "rate_limit_date"  # 429, Retry-After: an HTTP date about 7 s ahead
@@ -29,7 +24,10 @@ class Fault(enum.StrEnum):
 
 
 class EspHarness(ABC):
-    """An email service seen from the test's side: what it holds, what people do there, how it fails."""
+    """One provider and the fake service that it talks to.
+
+    The fake must take addresses at `post.test`: the kit's people live there.
+    """
 
     provider: Provider[Any]
 
@@ -57,8 +55,12 @@ class EspHarness(ABC):
         """Somebody deletes a list by hand at the ESP."""
 
     @abstractmethod
-    def fail(self, fault: Fault, times: int = 1) -> None:
-        """The next `times` calls end in `fault`."""
+    def fail(self, fault: Fault, times: int = 1, after: int = 0) -> None:
+        """The next `after` calls are answered well, the `times` calls behind them end in `fault`."""
+
+    @abstractmethod
+    def heal(self) -> None:
+        """Forgets the faults that have not come up yet."""
 
     @abstractmethod
     def refused_address(self) -> str:
@@ -71,3 +73,19 @@ class EspHarness(ABC):
     @abstractmethod
     def violations(self) -> list[str]:
         """Limits that were passed and rules of the ESP's spec that were broken so far, in words."""
+
+    def secrets(self) -> list[str]:
+        """Keys and tokens that no error text may hold."""
+        return []
+
+    async def restart(self, timeout_s: float | None = None) -> None:
+        """A new provider object on the same ESP, as after a restart of the bridge; all memory of the old one is lost.
+
+        `timeout_s` replaces the setting of that name. Override it where the provider needs more than its settings.
+        """
+        settings = self.provider.settings
+        if timeout_s is not None:
+            settings = msgspec.structs.replace(settings, timeout_s=timeout_s)
+        await self.provider.close()
+        self.provider = type(self.provider)(settings)
+        await self.provider.__aenter__()

@@ -1,0 +1,156 @@
+"""The second promise, the provider's part: a fault is told as what it is, and a repeat ends well."""
+
+# ruff: noqa: S101 - a test kit asserts
+
+import traceback
+from collections.abc import Awaitable
+from typing import Any, Final
+
+import pytest
+
+from providers.base import AuthFailed, Contact, Delivered, ProviderError, Transient
+from providers.testing.addresses import NEW, moved
+from providers.testing.base import Promises, listed, people, person
+from providers.testing.harness import EspHarness, Fault
+
+SHORT_TIMEOUT_S: Final = 1.0
+RATE_LIMITS = (Fault.RATE_LIMIT_SECONDS, Fault.RATE_LIMIT_DATE)
+
+# One operation may be several calls: the fault meets the first, the second or the third of them.
+at_any_call = pytest.mark.parametrize("after", [0, 1, 2])
+any_fault = pytest.mark.parametrize("fault", list(Fault))
+
+
+class FaultPromises(Promises):
+    async def ends_in(
+        self, esp: EspHarness, fault: Fault, after: int, operation: Awaitable[Any], contacts: list[Contact]
+    ) -> None:
+        """Awaits `operation` while `fault` meets the call behind the first `after` ones.
+
+        The error must be of the right kind and tell no key and no address of `contacts`. There may be none only where
+        the operation makes fewer calls, or does not need the one that failed.
+        """
+        calls = esp.calls()
+        esp.fail(fault, after=after)
+        raised: ProviderError | None = None
+        try:
+            await operation
+        except ProviderError as error:
+            raised = error
+        esp.heal()
+        assert esp.calls() > calls
+        if raised is None:
+            assert after > 0, f"{fault} went unnoticed"
+            return
+        assert isinstance(raised, AuthFailed if fault is Fault.WRONG_KEY else Transient)
+        if isinstance(raised, Transient) and fault in RATE_LIMITS:
+            assert raised.retry_after_s is not None
+            assert 1 <= raised.retry_after_s <= 8
+        text = "".join(traceback.format_exception(raised))
+        assert [secret for secret in [*esp.secrets(), *(c.address for c in contacts)] if secret in text] == []
+
+    async def prepare(self, esp: EspHarness, list_id: str, fault: Fault) -> None:
+        """Lets the provider learn what it asks only once, so that the fault meets the operation itself."""
+        if fault is Fault.TIMEOUT_AFTER_ACTING:
+            await esp.restart(timeout_s=SHORT_TIMEOUT_S)
+        await esp.provider.upsert(list_id, people(5, first=90))
+        await esp.provider.remove(list_id, people(5, first=90))
+
+    @any_fault
+    @at_any_call
+    async def test_upsert(self, esp: EspHarness, list_id: str, fault: Fault, after: int) -> None:
+        fresh, known, old, out = people(4)
+        await esp.provider.upsert(list_id, [known, old, out])
+        await esp.opt_out(out.address)
+        await self.prepare(esp, list_id, fault)
+        before = await esp.mailable(list_id)
+
+        contacts = [fresh, person(2, first_name="Новое"), moved(old), out]
+        await self.ends_in(esp, fault, after, esp.provider.upsert(list_id, contacts), [*contacts, old])
+
+        if fault is Fault.WRONG_KEY and after == 0:
+            assert await esp.mailable(list_id) == before
+        assert out.address not in await esp.mailable(list_id)
+        outcomes = await esp.provider.upsert(list_id, contacts)
+        assert [type(outcome) for outcome in outcomes[:3]] == [Delivered] * 3
+        assert await esp.mailable(list_id) == listed(*contacts[:3])
+
+    @any_fault
+    @at_any_call
+    async def test_upsert_of_one(self, esp: EspHarness, list_id: str, fault: Fault, after: int) -> None:
+        await self.prepare(esp, list_id, fault)
+        contact = person(1)
+        await self.ends_in(esp, fault, after, esp.provider.upsert(list_id, [contact]), [contact])
+        assert [type(o) for o in await esp.provider.upsert(list_id, [contact])] == [Delivered]
+        assert await esp.mailable(list_id) == listed(contact)
+
+    @any_fault
+    @at_any_call
+    async def test_a_changed_address_of_one_who_opted_out(
+        self, esp: EspHarness, list_id: str, fault: Fault, after: int
+    ) -> None:
+        out = person(1)
+        await esp.provider.upsert(list_id, [out])
+        await esp.opt_out(out.address)
+        await self.prepare(esp, list_id, fault)
+        operation = esp.provider.upsert(list_id, [moved(out)])
+        await self.ends_in(esp, fault, after, operation, [out, moved(out)])
+        assert await esp.mailable(list_id) == {}
+        await esp.provider.upsert(list_id, [moved(out)])
+        assert await esp.mailable(list_id) == {}
+
+    @at_any_call
+    async def test_an_opt_out_before_the_repeat(self, esp: EspHarness, list_id: str, after: int) -> None:
+        """The answer is lost, the person opts out, the bridge repeats."""
+        await self.prepare(esp, list_id, Fault.CUT_JSON)
+        out, old, other = people(3)
+        await esp.provider.upsert(list_id, [old])
+        contacts = [out, moved(old), other]
+        await self.ends_in(esp, Fault.CUT_JSON, after, esp.provider.upsert(list_id, contacts), contacts)
+        await esp.opt_out(out.address)
+        await esp.opt_out(NEW)
+        await esp.provider.upsert(list_id, contacts)
+        assert await esp.mailable(list_id) == listed(other)
+
+    @any_fault
+    @at_any_call
+    async def test_remove(self, esp: EspHarness, list_id: str, fault: Fault, after: int) -> None:
+        staying, *going = people(3)
+        await esp.provider.upsert(list_id, [staying, *going])
+        await self.prepare(esp, list_id, fault)
+        before = await esp.mailable(list_id)
+        await self.ends_in(esp, fault, after, esp.provider.remove(list_id, going), going)
+        if fault is Fault.WRONG_KEY and after == 0:
+            assert await esp.mailable(list_id) == before
+        assert [type(o) for o in await esp.provider.remove(list_id, going)] == [Delivered] * 2
+        assert await esp.mailable(list_id) == listed(staying)
+
+    @at_any_call
+    async def test_a_removal_with_a_lost_answer_is_no_opt_out(self, esp: EspHarness, list_id: str, after: int) -> None:
+        contacts = people(2)
+        await esp.provider.upsert(list_id, contacts)
+        await self.prepare(esp, list_id, Fault.CUT_JSON)
+        await self.ends_in(esp, Fault.CUT_JSON, after, esp.provider.remove(list_id, contacts), contacts)
+        assert [type(o) for o in await esp.provider.upsert(list_id, contacts)] == [Delivered] * 2
+        assert await esp.mailable(list_id) == listed(*contacts)
+
+    @any_fault
+    @at_any_call
+    async def test_create_list(self, esp: EspHarness, list_id: str, fault: Fault, after: int) -> None:
+        await self.prepare(esp, list_id, fault)
+        await self.ends_in(esp, fault, after, esp.provider.create_list("Новый"), [])
+        there = [id_ for id_, name in (await esp.lists()).items() if name == "Новый"]
+        if fault is Fault.WRONG_KEY and after == 0:
+            assert there == []
+        found = await esp.provider.find_list("Новый")
+        assert there == ([] if found is None else [found])
+        created = found or await esp.provider.create_list("Новый")
+        assert (await esp.lists())[created] == "Новый"
+
+    # An answer that says nothing may be cut unnoticed.
+    @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.CUT_JSON])
+    async def test_delete_list(self, esp: EspHarness, list_id: str, fault: Fault) -> None:
+        await self.prepare(esp, list_id, fault)
+        await self.ends_in(esp, fault, 0, esp.provider.delete_list(list_id), [])
+        await esp.provider.delete_list(list_id)
+        assert await esp.lists() == {}

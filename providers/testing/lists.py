@@ -1,0 +1,110 @@
+"""Promises about the key and the lists."""
+
+# ruff: noqa: S101 - a test kit asserts
+
+import pytest
+
+from providers.base import Reason, Refused, Transient
+from providers.testing.base import Promises, listed, people, person
+from providers.testing.harness import EspHarness, Fault
+
+NAMES = ["Clients", "Клиенты: «Москва», Анна Иванова", 'O\'Hara & "Sons" <b>', "a/b?c=d%20#e+f", "🎉 רשימה"]
+
+
+class ListPromises(Promises):
+    async def test_check_finds_all_well_and_changes_nothing(self, esp: EspHarness) -> None:
+        findings = await esp.provider.check()
+        assert findings
+        assert [f for f in findings if not f.ok] == []
+        assert await esp.lists() == {}
+
+    async def test_check_tells_a_wrong_key_and_what_to_do(self, esp: EspHarness) -> None:
+        esp.fail(Fault.WRONG_KEY, times=100)
+        wrong = [f for f in await esp.provider.check() if not f.ok]
+        assert wrong
+        assert wrong[0].text
+        assert wrong[0].advice
+
+    async def test_check_never_calls_an_esp_well_that_is_down(self, esp: EspHarness) -> None:
+        esp.fail(Fault.EMPTY_503, times=100)
+        with pytest.raises(Transient):
+            await esp.provider.check()
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_a_created_list_has_its_name_and_is_found_by_it(self, esp: EspHarness, name: str) -> None:
+        list_id = await esp.provider.create_list(name)
+        assert await esp.lists() == {list_id: name}
+        assert await esp.provider.find_list(name) == list_id
+
+    async def test_a_name_may_be_as_long_as_the_limit_says(self, esp: EspHarness) -> None:
+        name = "я" * esp.provider.limits.list_name_chars
+        list_id = await esp.provider.create_list(name)
+        assert await esp.provider.find_list(name) == list_id
+
+    async def test_an_equal_name_is_a_second_list_or_told_as_taken(self, esp: EspHarness) -> None:
+        first = await esp.provider.create_list("Клиенты")
+        if esp.provider.capabilities.equal_names:
+            second = await esp.provider.create_list("Клиенты")
+            assert await esp.lists() == {first: "Клиенты", second: "Клиенты"}
+        else:
+            with pytest.raises(Refused) as refused:
+                await esp.provider.create_list("Клиенты")
+            assert refused.value.reason is Reason.NAME_TAKEN
+            assert await esp.lists() == {first: "Клиенты"}
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_a_list_made_by_hand_is_found_among_others(self, esp: EspHarness, name: str) -> None:
+        await esp.make_list(f"{name} 2")
+        by_hand = await esp.make_list(name)
+        await esp.make_list(f"1 {name}")
+        assert await esp.provider.find_list(name) == by_hand
+
+    @pytest.mark.parametrize("wanted", ["Клиент", "клиенты 2026", "Клиенты 20", "Клиенты  2026", "Other", "%", "*"])
+    async def test_only_exactly_the_name_is_found(self, esp: EspHarness, wanted: str) -> None:
+        await esp.make_list("Клиенты 2026")
+        assert await esp.provider.find_list(wanted) is None
+
+    async def test_nothing_is_found_where_no_list_is(self, esp: EspHarness) -> None:
+        assert await esp.provider.find_list("Клиенты") is None
+
+    async def test_could_not_look_is_not_there_is_none(self, esp: EspHarness) -> None:
+        await esp.make_list("Клиенты")
+        esp.fail(Fault.EMPTY_503)
+        with pytest.raises(Transient):
+            await esp.provider.find_list("Клиенты")
+
+    async def test_deleting_a_list_leaves_its_people_on_other_lists(self, esp: EspHarness) -> None:
+        going = await esp.provider.create_list("Going")
+        staying = await esp.provider.create_list("Staying")
+        on_both = people(3)
+        await esp.provider.upsert(going, [*on_both, person(4)])
+        await esp.provider.upsert(staying, on_both)
+        await esp.provider.delete_list(going)
+        assert await esp.lists() == {staying: "Staying"}
+        assert await esp.mailable(staying) == listed(*on_both)
+
+    async def test_deleting_a_list_that_is_gone_is_success(self, esp: EspHarness, list_id: str) -> None:
+        await esp.provider.delete_list(list_id)
+        await esp.provider.delete_list(list_id)
+        by_hand = await esp.make_list("By hand")
+        await esp.drop_list(by_hand)
+        await esp.provider.delete_list(by_hand)
+        assert await esp.lists() == {}
+
+    @pytest.mark.parametrize("count", [1, 3])
+    async def test_nobody_can_be_put_on_a_list_that_is_gone(self, esp: EspHarness, list_id: str, count: int) -> None:
+        contacts = people(count)
+        await esp.provider.upsert(list_id, contacts)
+        await esp.drop_list(list_id)
+        with pytest.raises(Refused) as refused:
+            await esp.provider.upsert(list_id, contacts)
+        assert refused.value.reason is Reason.LIST_GONE
+
+    @pytest.mark.parametrize("count", [1, 3])
+    async def test_taking_people_off_a_list_that_is_gone_is_success(
+        self, esp: EspHarness, list_id: str, count: int
+    ) -> None:
+        contacts = people(count)
+        await esp.provider.upsert(list_id, contacts)
+        await esp.drop_list(list_id)
+        assert len(await esp.provider.remove(list_id, contacts)) == count
