@@ -1,0 +1,371 @@
+"""SendGrid: one list of Marketing Campaigns per Planfix list. Quirks: docs/providers/sendgrid.md."""
+
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Annotated, Literal
+
+import msgspec
+
+from providers.base import (
+    AuthFailed,
+    Capabilities,
+    Contact,
+    ContactRefused,
+    Delivered,
+    Finding,
+    Limits,
+    Member,
+    MemberState,
+    OptedOut,
+    Outcome,
+    Postponed,
+    Reason,
+    Refused,
+    Rejected,
+    Secret,
+    Settings,
+    Transient,
+)
+from providers.sdk import SdkProvider
+from providers.sendgrid_account import FIELD, Account, OptOuts, chunks, together
+from providers.sendgrid_answers import Job
+from providers.sendgrid_client import CallRefused, RateLimited, RightsMissing, SendgridApi
+from providers.sendgrid_contacts import (
+    BATCH_SIZE,
+    NAME_CHARS,
+    PLAN_LIMIT_WORDS,
+    Outcomes,
+    Rows,
+    all_addresses,
+    earlier_addresses,
+    is_list_id,
+    named_in,
+    parts_of,
+    reported_in,
+    row_of,
+    somebody_in,
+)
+
+LISTS_MAX = 1000
+ROUNDS = 20  # upserts of one part, each without the contacts that the one before named as bad
+WAIT_UNDER_WAY_S = 60.0
+
+
+class SendgridSettings(Settings, frozen=True, kw_only=True):
+    api_key: Annotated[
+        Secret, msgspec.Meta(description="API key (SG.…) with full access to Marketing and Suppressions")
+    ]
+    unknown_opt_outs: Annotated[
+        Literal["keep_out", "add"],
+        msgspec.Meta(
+            description="what to do with a changed address when the key may not read whether the old one opted out"
+        ),
+    ] = "keep_out"
+    job_timeout_s: Annotated[
+        float, msgspec.Meta(gt=0, le=86_400, description="how long a job of SendGrid is followed before it is repeated")
+    ] = 900.0
+
+
+class SendgridProvider(SdkProvider[SendgridSettings]):
+    """Lists of Marketing Campaigns; contacts are the account's and are on any number of lists."""
+
+    name = "sendgrid"
+    title = "SendGrid"
+    settings_type = SendgridSettings
+    capabilities = Capabilities(
+        list_is="a list of Marketing Campaigns",
+        renames_address=False,
+        tells_opt_outs=False,
+        equal_names=False,
+        asynchronous=True,
+    )
+    # SendGrid publishes no limit on parallel calls. Bulk calls leave little to gain from more than a few.
+    limits = Limits(batch_size=BATCH_SIZE, parallel_calls=4, list_name_chars=100, name_chars=NAME_CHARS)
+
+    first_poll_s = 0.5
+
+    def __init__(self, settings: SendgridSettings) -> None:
+        super().__init__(settings)
+        self._api = SendgridApi(
+            settings.api_key.reveal(),
+            base_url=settings.base_url,
+            timeout_s=settings.timeout_s,
+            connections=self.parallel_calls,
+        )
+        self._account = Account(
+            self._api, self.call, job_timeout_s=settings.job_timeout_s, first_poll_s=self.first_poll_s
+        )
+        # (list, address) → until when an upsert whose end was not seen may still put the address on the list.
+        self._under_way: dict[tuple[str, str], float] = {}
+
+    async def close(self) -> None:
+        await super().close()
+        self._api.close()
+
+    async def find_list(self, name: str) -> str | None:
+        return next((one.id for one in await self._account.lists() if one.name == name), None)
+
+    async def create_list(self, name: str) -> str:
+        try:
+            return await self._account.create_list(name)
+        except CallRefused as refused:
+            if refused.status != 400:
+                raise
+            # The texts of these refusals are not documented, so the lists themselves are asked.
+            lists = await self._account.lists()
+            if any(one.name.casefold() == name.casefold() for one in lists):
+                raise Refused(Reason.NAME_TAKEN, refused.detail) from refused
+            if len(lists) >= LISTS_MAX:
+                raise Refused(Reason.LIST_LIMIT, refused.detail) from refused
+            raise
+
+    async def delete_list(self, list_id: str) -> None:
+        if not is_list_id(list_id):
+            return
+        try:
+            await self._account.delete_list(list_id)
+        except CallRefused as refused:
+            if refused.status != 404:
+                raise
+
+    async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        if not is_list_id(list_id):
+            raise Refused(Reason.LIST_GONE, "no id of a SendGrid list")
+        field_id = await self._account.field_id()
+        batch = {contact.address.lower(): contact for contact in contacts}
+        earlier = {address: earlier_addresses(contact) for address, contact in batch.items()}
+
+        outcomes: Outcomes = {
+            address: waiting for address, old in earlier.items() if (waiting := self._waiting(list_id, old))
+        }
+        moved = {address: old for address, old in earlier.items() if old and address not in outcomes}
+        outcomes |= await self._keep_out(moved)
+
+        rows = {address: row_of(c, field_id) for address, c in batch.items() if address not in outcomes}
+        for part in parts_of(rows):
+            outcomes |= await self._upsert_part(list_id, part)
+
+        left = {
+            old: batch[address]
+            for address in moved
+            if isinstance(outcomes[address], Delivered | OptedOut) and not batch[address].keep_old
+            for old in moved[address]
+            if old not in batch
+        }
+        await self._leave(list_id, left)
+        return [outcomes[address] for address in batch]
+
+    async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        if not is_list_id(list_id):
+            return [Delivered()] * len(contacts)
+        outcomes: list[Outcome] = []
+        going: set[str] = set()
+        for contact in contacts:
+            addresses = all_addresses(contact)
+            waiting = self._waiting(list_id, addresses)
+            outcomes.append(waiting or Delivered())
+            if not waiting:
+                going.update(addresses)
+        found = await self._account.search(going)
+        # Membership as the search tells it may be older than the last upsert, so it is not asked.
+        await self._take_off(list_id, [one.id for one in found.values()])
+        return outcomes
+
+    async def members(self, list_id: str) -> AsyncIterator[Member]:
+        """Made from an export, which SendGrid prepares for seconds to minutes. Needs the right to read suppressions:
+        without it nobody could tell who opted out."""
+        if not is_list_id(list_id) or not await self._account.has_list(list_id):
+            raise Refused(Reason.LIST_GONE, "no such list")
+        out = await self._account.kept_out()
+        async for row in self._account.export(list_id):
+            address = row.get("email", "").lower()
+            if address:
+                yield Member(
+                    address=address,
+                    state=MemberState.OPTED_OUT if address in out else MemberState.SUBSCRIBED,
+                    first_name=row.get("first_name", ""),
+                    last_name=row.get("last_name", ""),
+                    id=row.get(FIELD) or None,
+                    provider_contact_id=address,
+                )
+
+    # Upsert
+
+    async def _upsert_part(self, list_id: str, part: Rows) -> Outcomes:
+        outcomes: Outcomes = {}
+        failed_before = False
+        for _ in range(ROUNDS):
+            if not part:
+                return outcomes
+            try:
+                job = await self._upsert_job(list_id, part)
+            except CallRefused as refused:
+                bad = named_in(refused, list(part))
+                if not bad:
+                    return outcomes | await self._nobody_named(list_id, part, refused)
+                outcomes |= bad
+                part = {address: row for address, row in part.items() if address not in bad}
+                continue
+            if job.status == "failed" and job.errors_url is None and not failed_before:
+                failed_before = True
+                continue
+            return outcomes | await self._outcomes_of(list_id, part, job)
+        raise ContactRefused(detail=f"SendGrid still names bad contacts after {ROUNDS} rounds")
+
+    async def _upsert_job(self, list_id: str, part: Rows) -> Job:
+        """Puts the part and follows its job. Whatever happens, its addresses count as under way until the end of the
+        job was seen or SendGrid is known not to have begun."""
+        keys = [(list_id, address) for address in part]
+        now_s = time.monotonic()
+        still = {key: until_s for key, until_s in self._under_way.items() if until_s > now_s}
+        self._under_way = still | dict.fromkeys(keys, now_s + 2 * self.settings.job_timeout_s)
+        try:
+            job_id = await self._account.put(list_id, list(part.values()))
+        except (RateLimited, AuthFailed, CallRefused):
+            self._no_longer_under_way(keys)
+            raise
+        job = await self._account.follow(job_id)
+        self._no_longer_under_way(keys)
+        return job
+
+    def _no_longer_under_way(self, keys: Iterable[tuple[str, str]]) -> None:
+        for key in keys:
+            self._under_way.pop(key, None)
+
+    def _waiting(self, list_id: str, addresses: Iterable[str]) -> Postponed | None:
+        """Not None while an upsert under way may yet put one of the addresses on the list: a search for it now could
+        find nobody, and the person would stay."""
+        now_s = time.monotonic()
+        until_s = max((self._under_way.get((list_id, address), now_s) for address in addresses), default=now_s)
+        if until_s > now_s:
+            wait_s = min(until_s - now_s, WAIT_UNDER_WAY_S)
+            return Postponed(wait_s, Reason.CONTACT_REFUSED, "an earlier upsert may still be under way at SendGrid")
+        return None
+
+    async def _outcomes_of(self, list_id: str, part: Rows, job: Job) -> Outcomes:
+        if job.status == "completed":
+            return {address: Delivered(address) for address in part}
+        report = await self._account.download(job.errors_url) if job.errors_url else ""
+        bad = reported_in(report, part)
+        everybody = job.status == "failed"
+        if len(bad) < (len(part) if everybody else min(job.errored_count, len(part))):
+            if everybody and PLAN_LIMIT_WORDS in report.lower():
+                raise Refused(Reason.PLAN_LIMIT, "the plan of the SendGrid account holds no more contacts")
+            if not await self._account.has_list(list_id):
+                raise Refused(Reason.LIST_GONE, "no such list")
+            return somebody_in(part, f"the upsert job ended as {job.status}")
+        return {address: bad.get(address) or Delivered(address) for address in part}
+
+    async def _nobody_named(self, list_id: str, part: Rows, refused: CallRefused) -> Outcomes:
+        """What a refusal means that names no contact."""
+        if refused.says(PLAN_LIMIT_WORDS):
+            raise Refused(Reason.PLAN_LIMIT, refused.detail) from refused
+        if not await self._account.has_list(list_id):
+            raise Refused(Reason.LIST_GONE, refused.detail) from refused
+        if await self._account.field_is_gone():
+            raise Transient(f"the custom field {FIELD} was deleted; it is made again") from refused
+        if refused.status not in (400, 413):
+            raise refused
+        return somebody_in(part, refused.detail)
+
+    # A changed address
+
+    async def _keep_out(self, moved: dict[str, list[str]]) -> Outcomes:
+        """Carries the opt-outs of earlier addresses to the new ones: suppressions are by address, so the new address
+        would get the mail that the person refused. Outcomes of those who must not be put on the list."""
+        may_not = Rejected(Reason.CONTACT_REFUSED, "the API key may not read or copy the opt-outs of the old address")
+        try:
+            told = await together(self._account.opt_outs(old) for old in chain.from_iterable(moved.values()))
+        except RightsMissing:
+            return {} if self.settings.unknown_opt_outs == "add" else dict.fromkeys(moved, may_not)
+        by_old = dict(zip(chain.from_iterable(moved.values()), told, strict=True))
+        groups: dict[int | None, list[str]] = {}
+        out: Outcomes = {}
+        for address, olds in moved.items():
+            opt_outs = OptOuts()
+            for old in olds:
+                opt_outs |= by_old[old]
+            for group in [*opt_outs.groups, *([None] if opt_outs.everywhere else [])]:
+                groups.setdefault(group, []).append(address)
+            if opt_outs:
+                out[address] = OptedOut(provider_contact_id=address)
+        try:
+            for group, addresses in groups.items():
+                await self._account.opt_out(group, addresses)
+        except RightsMissing:
+            return dict.fromkeys(out, may_not)
+        return out
+
+    async def _leave(self, list_id: str, left: dict[str, Contact]) -> None:
+        """Takes earlier addresses off the list, and out of the account where only this Planfix contact had them."""
+        found = await self._account.search(left)
+        ours = [
+            one.id
+            for address, one in found.items()
+            if not set(one.list_ids or ()) - {list_id} and self._account.planfix_id(one) == left[address].id
+        ]
+        await self._take_off(list_id, [one.id for one in found.values() if one.id not in ours])
+        for chunk in chunks(ours):
+            await self._account.finish(await self._account.delete_contacts(chunk))
+
+    async def _take_off(self, list_id: str, contact_ids: Iterable[str]) -> None:
+        await together(self._take_chunk_off(list_id, chunk) for chunk in chunks(contact_ids))
+
+    async def _take_chunk_off(self, list_id: str, contact_ids: list[str]) -> None:
+        try:
+            job_id = await self._account.take_off(list_id, contact_ids)
+        except CallRefused as refused:
+            if refused.status != 404:
+                raise
+            if await self._account.has_list(list_id):
+                raise Transient("a contact was deleted between its search and its removal") from refused
+            return
+        await self._account.finish(job_id)
+
+    # Check
+
+    async def check(self) -> list[Finding]:
+        try:
+            scopes = await self._account.scopes()
+        except (AuthFailed, Refused) as error:
+            advice = "Make an API key in SendGrid (Settings, API Keys) and put it into api_key. EU keys need base_url."
+            return [Finding(False, f"SendGrid refuses the API key: {error.detail}", advice)]
+        findings = [Finding(True, "the API key works")]
+        for look in (partial(self._check_lists, scopes), self._check_field, self._check_opt_outs):
+            try:
+                findings.append(await look())
+            except (AuthFailed, Refused) as error:
+                findings.append(Finding(False, f"SendGrid refused a call: {error.detail}", "Test the key's rights."))
+        return findings
+
+    async def _check_lists(self, scopes: list[str]) -> Finding:
+        try:
+            count = len(await self._account.lists())
+        except RightsMissing:
+            if any(scope.startswith("marketing") for scope in scopes):
+                advice = "The account has no Marketing Campaigns, or the legacy product: add the plan in SendGrid."
+            else:
+                advice = "Give the key Full Access to Marketing (Settings, API Keys)."
+            return Finding(False, "the key may not use Marketing Campaigns", advice)
+        room = f"{count} of {LISTS_MAX} lists are in use"
+        return Finding(count < LISTS_MAX, room, "" if count < LISTS_MAX else "Delete lists that nobody needs.")
+
+    async def _check_field(self) -> Finding:
+        field = await self._account.find_field()
+        if field is None:
+            return Finding(True, f"the custom field {FIELD} will be made with the first contact")
+        if field.field_type != "Text":
+            return Finding(False, f"the custom field {field.name} is no Text field", "Rename or delete it in SendGrid.")
+        return Finding(True, f"the custom field {FIELD} is there")
+
+    async def _check_opt_outs(self) -> Finding:
+        try:
+            await self._account.opt_outs("check@example.com")
+        except RightsMissing:
+            if self.settings.unknown_opt_outs == "add":
+                return Finding(True, "opt-outs cannot be read: changed addresses are added all the same, as set")
+            advice = "Give the key Full Access to Suppressions and Unsubscribe Groups, or set unknown_opt_outs."
+            return Finding(False, "opt-outs cannot be read: changed addresses will not be added", advice)
+        return Finding(True, "opt-outs can be read")
