@@ -156,13 +156,13 @@ class Actions:
     async def _carry_out(self, mapped: MappedList, changes: Sequence[Change], refusals: Sequence[Refusal]) -> Outcome:
         """Stores the changes, waits a while for their outcomes, and says what is known then. Raises ListClosed."""
         if not changes:
-            return Tally(rejected=refusals, rejected_count=len(refusals))
+            return Tally(rejected=tuple(refusals), rejected_count=len(refusals))
         ticket = await self._intake.put(mapped, changes)
         try:
             failure = await self._wait(mapped, ticket)
         finally:
             self._tickets.close(ticket)
-        rejected = [*refusals, *(Refusal(contact_id, reason) for contact_id, reason in ticket.rejected)]
+        rejected = (*refusals, *(Refusal(contact_id, reason) for contact_id, reason in ticket.rejected))
         return Tally(
             delivered=ticket.delivered,
             pending=ticket.pending,
@@ -180,5 +180,6 @@ class Actions:
             return Failure("auth_failed")
         if courier.health.state is State.UP:
             asynchronous = self._couriers.provider(mapped.provider).capabilities.asynchronous
-            await ticket.wait(min(self._reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self._reply_within_s)
+            wait_s = min(self._reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self._reply_within_s
+            await self._clock.wait(ticket.ended, wait_s)
         return Failure("auth_failed") if ticket.key_refused else None

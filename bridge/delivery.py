@@ -137,7 +137,8 @@ class Courier:
             await retrying(self._drain)
             self._seen(State.UP)
             wait_s = None if self._due_at is None else max(0.0, self._due_at - self._clock.now())
-            await self._clock.wait(self._work, wait_s)
+            if not self._stopping:  # whose wake-up a drain may have taken for its own
+                await self._clock.wait(self._work, wait_s)
 
     async def _drain(self) -> None:
         """Delivers until nothing is due. Raises what kept a change from being delivered; such changes stay."""

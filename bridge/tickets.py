@@ -15,6 +15,7 @@ REJECTED_SHOWN = 100
 class Ticket:
     """The changes `first_seq` to `last_seq` of one list, and what is known of them so far.
 
+    `ended` is set when all outcomes are known, or nobody needs to wait for the rest.
     `key_refused`: the ESP refuses the bridge's key; the changes are kept, and a person has to act.
     """
 
@@ -26,23 +27,11 @@ class Ticket:
     rejected_count: int = 0
     postponed: int = 0
     key_refused: bool = False
-    _ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def pending(self) -> int:
         return self.last_seq - self.first_seq + 1 - self.delivered - self.rejected_count
-
-    def end(self) -> None:
-        """Whoever waits goes on with what is known."""
-        self._ended.set()
-
-    async def wait(self, timeout_s: float) -> None:
-        """Returns when all outcomes are known, when somebody ended the waiting, or after `timeout_s`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._ended.wait()
-        except TimeoutError:
-            pass
 
 
 class Tickets:
@@ -96,7 +85,7 @@ class Tickets:
         for list_id in list_ids:
             for ticket in self._by_list.get(list_id, []):
                 ticket.key_refused = key_refused
-                ticket.end()
+                ticket.ended.set()
 
     def release_all(self) -> None:
         """The bridge stops: every request is answered with what is known."""
@@ -112,4 +101,4 @@ class Tickets:
     @staticmethod
     def _end_if_known(ticket: Ticket) -> None:
         if ticket.pending <= ticket.postponed:
-            ticket.end()
+            ticket.ended.set()

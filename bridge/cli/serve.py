@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.panel import Panel
@@ -36,7 +37,8 @@ def serve(config_file: str | None, sandbox: bool) -> None:
 async def _serve(config: Config, sandbox: bool) -> None:
     started: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
     serving = asyncio.create_task(serve_until_stopped(config, started))
-    await asyncio.wait({serving, started}, return_when=asyncio.FIRST_COMPLETED)
+    both: set[asyncio.Future[Any]] = {serving, started}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if started.done():
         _greet(config, started.result(), sandbox)
     with suppress(asyncio.CancelledError):

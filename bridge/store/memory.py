@@ -11,7 +11,7 @@ from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListState
 from bridge.store.outbox import chunks
 from bridge.store.tables import contacts, lists, opt_outs, outbox, problems
-from providers.base import Delivered, OptedOut, Outcome, Postponed, Rejected
+from providers.base import Delivered, OptedOut, Outcome, Postponed, Rejected, redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Memory:
                         "list_id": list_id,
                         "contact_id": change.contact_id,
                         "reason": reason.value,
-                        "detail": detail[:500],
+                        "detail": redact(detail)[:500],
                         "at": now,
                     }
                 )

@@ -1,0 +1,74 @@
+"""Fixtures that all tests share: both kinds of store, a driven clock, quiet logs."""
+
+from collections.abc import AsyncIterator, Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pgserver
+import pytest
+import structlog
+
+from bridge.store import Store
+from tests.bench import Bench
+from tests.clock import DrivenClock
+from tests.postbox import install
+
+
+@pytest.fixture(autouse=True)
+def log_lines() -> Iterator[list[MutableMapping[str, Any]]]:
+    """What was logged, instead of printing it."""
+    capture = structlog.testing.LogCapture()
+    structlog.configure(processors=[capture], cache_logger_on_first_use=False)
+    yield capture.entries
+    structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server on a Unix socket, one for each test process; its maintenance database's URL."""
+    with pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop") as server:
+        yield server.get_uri()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'bridge.db'}"
+    return await new_database(request.getfixturevalue("postgres"))
+
+
+async def new_database(maintenance_url: str) -> str:
+    name = f"t{uuid4().hex}"
+    connection = await asyncpg.connect(maintenance_url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+    finally:
+        await connection.close()
+    return maintenance_url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+async def store(store_url: str) -> AsyncIterator[Store]:
+    opened = await Store.open(store_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def clock() -> DrivenClock:
+    return DrivenClock()
+
+
+@pytest.fixture
+async def bench(
+    store_url: str, clock: DrivenClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    """A bridge over a provider in memory, without HTTP, on each kind of store."""
+    install(monkeypatch, tmp_path / "site", "planfix-memory", memory="tests.memory_provider:MemoryProvider")
+    opened = Bench(store_url, clock)
+    await opened.start()
+    yield opened
+    await opened.stop()
