@@ -73,7 +73,9 @@ class Actions:
         await asyncio.gather(*self._creating.values(), return_exceptions=True)
 
     async def _create_list(self, account: Account, name: str) -> Outcome:
-        if self._couriers.of(account.name, account.provider).health.state is State.DOWN:
+        courier = self._couriers.of(account.name, account.provider)
+        if courier.health.state is State.DOWN:
+            courier.nudge()  # somebody waits for this list: the next try may find the provider back
             return Unavailable()
         # The making outlives an answer that cannot wait for it: the repeated request then gets the id.
         key = (account.name, name)

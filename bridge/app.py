@@ -46,15 +46,18 @@ class _Endpoint:
             envelope = await self._read(open_envelope, body, len(body))
         except BadRequest as error:
             log.info("bad_request", code=error.code, field=error.field)
+            self._bridge.metrics.requests.labels("", "", "bad_request").inc()
             return bad_request_reply(error, self._language, self._always_200)
         account = self._bridge.tokens.account_of(envelope.token) if envelope.token else None
         if account is None:
             log.warning("wrong_token", action=envelope.action)
+            self._bridge.metrics.requests.labels("", envelope.action, "wrong_token").inc()
             return unauthorized_reply(self._language, self._always_200)
         try:
             asked = await self._read(read_request, envelope, len(body))
         except BadRequest as error:
             log.info("bad_request", account=account.name, code=error.code, field=error.field)
+            self._bridge.metrics.requests.labels(account.name, envelope.action, "bad_request").inc()
             return bad_request_reply(error, account.language, self._always_200)
         return reply_to(await self._bridge.handle(account, asked), account.language, self._always_200)
 

@@ -116,6 +116,7 @@ class _JsonErrors(web.RequestHandler):
             if not resp.keep_alive:
                 replaced.force_close()
             resp = replaced
+        resp.headers["Server"] = "planfix-bridge"  # and not which versions of what it runs on
         return await super().finish_response(request, resp, start_time)
 
 

@@ -262,6 +262,12 @@ async def test_a_file_that_is_no_database_is_an_error_of_the_store(tmp_path: Pat
         await Store.open(f"sqlite:///{tmp_path / 'bridge.db'}")
 
 
+async def test_a_database_that_is_not_there_is_an_error_of_the_store(postgres: str, unused_tcp_port: int) -> None:
+    for url in (f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/none", postgres.replace("/postgres?", "/none?")):
+        with pytest.raises(StoreError):
+            await Store.open(url)
+
+
 async def test_a_commit_survives_the_loss_of_power(tmp_path: Path) -> None:
     """SQLite flushes to disk at every commit: that is what `success` rests on."""
     opened = await Store.open(f"sqlite:///{tmp_path / 'bridge.db'}")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.sql.dml import Insert
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+_FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)  # the last two while connecting
 _MIGRATION_LOCK = 0x706C616E  # an arbitrary number that all replicas share
 
 
@@ -59,7 +61,7 @@ class Database:
             else:
                 async with self._writer, self._engine.begin() as connection:
                     yield connection
-        except (SQLAlchemyError, OSError) as error:
+        except _FAILURES as error:
             raise StoreError(_short(error)) from error
 
     @asynccontextmanager
@@ -67,7 +69,7 @@ class Database:
         try:
             async with self._engine.connect() as connection:
                 yield await connection.execution_options(isolation_level="AUTOCOMMIT")
-        except (SQLAlchemyError, OSError) as error:
+        except _FAILURES as error:
             raise StoreError(_short(error)) from error
 
     def insert(self, table: Any) -> Any:

@@ -1,0 +1,195 @@
+"""Mailchimp: a Planfix list is a tag in one audience, or an audience. Quirks: docs/providers/mailchimp.md."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, ClassVar, Literal
+
+from mailchimp_marketing.api.lists_api import ListsApi
+from mailchimp_marketing.api.ping_api import PingApi
+from msgspec import Meta
+
+from providers.base import (
+    AuthFailed,
+    Capabilities,
+    Contact,
+    Finding,
+    Limits,
+    Member,
+    Outcome,
+    Reason,
+    Refused,
+    Secret,
+    Settings,
+)
+from providers.mailchimp_audiences import AudienceLists
+from providers.mailchimp_client import BadRequest, MailchimpClient, NotThere
+from providers.mailchimp_members import BATCH_SIZE, ID_FIELD, PAGE_SIZE, Members, Raw
+from providers.mailchimp_tags import TagLists
+from providers.sdk import SdkProvider
+
+FIELDS_MAX = 30  # fields of an audience on all plans but the largest
+
+Text = str | None
+
+
+class MailchimpSettings(Settings, frozen=True, kw_only=True):
+    """The settings below `company` are only for `list_as: audience`: Mailchimp wants them of every new audience."""
+
+    api_key: Annotated[Secret, Meta(description="API key, with the data centre at its end: ...-us21")]
+    audience: Annotated[
+        Text, Meta(description="id of the audience that holds the tags; may be left out where there is only one")
+    ] = None
+    list_as: Annotated[
+        Literal["tag", "audience"],
+        Meta(description="what a Planfix list becomes: a tag in one audience, or an audience of its own"),
+    ] = "tag"
+    timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="longest wait for one answer; Mailchimp itself ends a call at 120 s")
+    ] = 120.0
+    company: Annotated[Text, Meta(description="sender's company, in the footer of mails")] = None
+    address: Annotated[Text, Meta(description="sender's street and house, in the footer")] = None
+    city: Annotated[Text, Meta(description="sender's city, in the footer")] = None
+    state: Annotated[Text, Meta(description="sender's state or region, in the footer")] = None
+    zip: Annotated[Text, Meta(description="sender's postal code, in the footer")] = None
+    country: Annotated[Text, Meta(description="sender's country, two letters: DE")] = None
+    permission_reminder: Annotated[Text, Meta(description="why people get these mails, in one sentence")] = None
+    from_name: Annotated[Text, Meta(description="sender's name")] = None
+    from_email: Annotated[Text, Meta(description="sender's address, on a domain verified in Mailchimp")] = None
+    subject: Annotated[Text, Meta(description="subject of mails that set none")] = None
+    language: Annotated[Text, Meta(description="language of the sign-up forms: en, ru")] = None
+
+
+class MailchimpProvider(SdkProvider[MailchimpSettings]):
+    """Members are known by the MD5 of their address and carry the Planfix id in the field PLANFIXID."""
+
+    name = "mailchimp"
+    title = "Mailchimp"
+    settings_type = MailchimpSettings
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        list_is="a tag in one audience, or an audience of its own",
+        renames_address=True,
+        tells_opt_outs=True,
+        equal_names=True,
+    )
+    limits: ClassVar[Limits] = Limits(batch_size=BATCH_SIZE, parallel_calls=8, list_name_chars=50)
+
+    def __init__(self, settings: MailchimpSettings) -> None:
+        super().__init__(settings)
+        self._client = MailchimpClient(
+            api_key=settings.api_key.reveal(),
+            base_url=settings.base_url,
+            timeout_s=settings.timeout_s,
+            connections=self.parallel_calls,
+        )
+        self._api = ListsApi(self._client)
+        self._members = Members(self.call, self._api)
+        self._lists: TagLists | AudienceLists
+        if settings.list_as == "tag":
+            self._lists = TagLists(self.call, self._api, self._members, settings.audience)
+        else:
+            self._lists = AudienceLists(self.call, self._api, self._members, self._audience_defaults)
+
+    async def close(self) -> None:
+        await super().close()
+        self._client.close()
+
+    async def find_list(self, name: str) -> str | None:
+        return await self._lists.find(name)
+
+    async def create_list(self, name: str) -> str:
+        try:
+            return await self._lists.create(name)
+        except BadRequest as error:
+            if any(word in error.detail.lower() for word in ("already", "exists", "in use", "taken")):
+                raise Refused(Reason.NAME_TAKEN, error.detail) from error
+            raise
+
+    async def delete_list(self, list_id: str) -> None:
+        await self._lists.delete(list_id)
+
+    async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        return await self._lists.upsert(list_id, contacts)
+
+    async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        return await self._lists.remove(list_id, contacts)
+
+    def members(self, list_id: str) -> AsyncIterator[Member]:
+        return self._lists.members(list_id)
+
+    def _audience_defaults(self) -> Raw:
+        """What a new audience needs besides its name. Raises Refused, naming the settings that are missing."""
+        missing = self._missing_defaults()
+        if missing:
+            raise Refused(detail=f"for list_as: audience set {', '.join(missing)}")
+        s = self.settings
+        contact = {"company": s.company, "address1": s.address, "city": s.city, "country": s.country}
+        contact |= {name: value for name, value in (("state", s.state), ("zip", s.zip)) if value}
+        return {
+            "contact": contact,
+            "permission_reminder": s.permission_reminder,
+            "campaign_defaults": {
+                "from_name": s.from_name,
+                "from_email": s.from_email,
+                "subject": s.subject,
+                "language": s.language,
+            },
+        }
+
+    def _missing_defaults(self) -> list[str]:
+        needed = (
+            "company", "address", "city", "country",
+            "permission_reminder", "from_name", "from_email", "subject", "language",
+        )  # fmt: skip
+        return [name for name in needed if not getattr(self.settings, name)]
+
+    async def check(self) -> list[Finding]:
+        try:
+            await self.call("ping", PingApi(self._client).get)
+            well = Finding(True, "Mailchimp takes the API key")
+            if isinstance(self._lists, TagLists):
+                return [well, *await self._check_tags(self._lists)]
+            return [well, *await self._check_audiences()]
+        except AuthFailed as error:
+            advice = "make a new API key in Mailchimp (Account, Extras, API keys) and put it into api_key"
+            return [Finding(False, f"Mailchimp refuses the API key: {error.detail}", advice)]
+        except Refused as error:
+            return [Finding(False, f"Mailchimp refuses: {error.detail}", "see docs/providers/mailchimp.md")]
+
+    async def _check_tags(self, lists: TagLists) -> list[Finding]:
+        try:
+            audience = await lists.audience()
+        except Refused as error:
+            return [Finding(False, error.detail, "put the id of one audience of the Mailchimp account into `audience`")]
+        try:
+            told = await self.call("read_audience", self._api.get_list, audience, fields=["id", "name"])
+        except NotThere:
+            advice = "put the id of an audience into `audience` (Mailchimp: Audience, Settings, Audience ID)"
+            return [Finding(False, f"there is no audience {audience}", advice)]
+        return [
+            Finding(True, f"lists become tags in the audience {told['name']} ({audience})"),
+            *self._check_fields(await self._members.read_tags(audience)),
+        ]
+
+    def _check_fields(self, tags: frozenset[str]) -> list[Finding]:
+        findings = [
+            Finding(True, f"the audience has no field {tag}: that name is left out")
+            for tag in ("FNAME", "LNAME")
+            if tag not in tags
+        ]
+        if ID_FIELD in tags:
+            findings.append(Finding(True, f"the Planfix id is kept in the field {ID_FIELD}"))
+        elif len(tags) < FIELDS_MAX:
+            findings.append(Finding(True, f"the field {ID_FIELD} for the Planfix id will be made at first use"))
+        else:
+            advice = "delete an audience field that is not used"
+            findings.append(Finding(False, f"the audience may have no room for the field {ID_FIELD}", advice))
+        return findings
+
+    async def _check_audiences(self) -> list[Finding]:
+        answer = await self.call(
+            "find_audience", self._api.get_all_lists, count=PAGE_SIZE, fields=["lists.id", "total_items"]
+        )
+        missing = self._missing_defaults()
+        return [
+            Finding(True, f"lists become audiences; the account has {answer['total_items']}, the plan limits how many"),
+            Finding(not missing, "settings of new audiences", f"set {', '.join(missing)}" if missing else ""),
+        ]
