@@ -29,8 +29,11 @@ class Step:
     def settled(self) -> Settled:
         return Settled(self.change, self.outcome or Delivered(), self.known)
 
-    def removed(self, outcome: Outcome) -> None:
-        """Takes in what one removal before the upsert brought: an opt-out or a refusal settles the change."""
+    def removed(self, contact: Contact, outcome: Outcome) -> None:
+        """Takes in what one removal before the upsert brought: an opt-out settles the change, and so does all else
+        where nothing follows."""
+        if isinstance(outcome, OptedOut) and not outcome.is_of_person and contact.address != self.change.address:
+            outcome = Delivered()  # an address that the contact leaves has bounced: the contact is not kept out
         if isinstance(outcome, OptedOut) or (self.upsert is None and not isinstance(self.outcome, OptedOut)):
             self.outcome = outcome
 
@@ -48,9 +51,9 @@ def _step(facts: "_Facts", change: Change) -> Step:
         step.removals = facts.removable(change, known, (change.address, *change.old_addresses))
         if not step.removals:
             step.outcome = Delivered()
-    elif facts.is_out(change, known):
+    elif (opt_out := facts.opt_out_of(change, known)) is not None:
         step.removals = facts.removable(change, known, change.old_addresses)
-        step.outcome = OptedOut("remembered", known.provider_contact_id if known else None)
+        step.outcome = OptedOut(opt_out.how, known.provider_contact_id if known else None)
     else:
         _plan_upsert(facts, step)
     return step
@@ -89,7 +92,7 @@ class _Facts:
     store: Store
     mapped: MappedList
     known: dict[str, Known]
-    out: set[bytes]
+    out: dict[bytes, OptedOut]
     users: dict[bytes, set[tuple[int, str]]]
     wanted: dict[str, bytes | None]
 
@@ -120,11 +123,13 @@ class _Facts:
     def fingerprint(self, address: str) -> bytes:
         return self.store.fingerprints.of(address)
 
-    def is_out(self, change: Change, known: Known | None) -> bool:
-        addresses = (change.address, *change.old_addresses)
-        return (known is not None and known.fingerprint in self.out) or any(
-            self.fingerprint(address) in self.out for address in addresses
-        )
+    def opt_out_of(self, change: Change, known: Known | None) -> OptedOut | None:
+        """Why the contact is not sent: the person opted out under any address, or the present one bounced."""
+        present = self.fingerprint(change.address)
+        had = [self.fingerprint(address) for address in change.old_addresses]
+        had += [known.fingerprint] if known is not None else []
+        of_person = (self.out[f] for f in (present, *had) if f in self.out and self.out[f].is_of_person)
+        return next(of_person, self.out.get(present))
 
     def used_here(self, change: Change, fingerprint: bytes) -> bool:
         """Another contact of this list has the address and is not about to leave it."""

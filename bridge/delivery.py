@@ -215,8 +215,8 @@ class Courier:
         removals = [(step, contact) for step in steps for contact in step.removals]
         if removals:
             outcomes = await self._call(self._provider.remove, list_id, [contact for _, contact in removals])
-            for (step, _), outcome in zip(removals, outcomes, strict=True):
-                step.removed(outcome)
+            for (step, contact), outcome in zip(removals, outcomes, strict=True):
+                step.removed(contact, outcome)
             # An opt-out that a removal told would not be told again: it is recorded before anything else happens.
             await self._settle(mapped, [step.settled() for step in steps if step.outcome is not None])
             steps = [step for step in steps if step.outcome is None]

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, ClassVar, Generic, Self, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -125,8 +125,8 @@ class Contact:
     the ESP's own is left alone.
 
     `old_address` is the address that the contact had on this list before: after an upsert it is off the list, its
-    opt-out holds for the new address too. With `keep_old` another contact still uses the old address: its opt-out is
-    read, but it is neither renamed nor removed.
+    opt-out holds for the new address too (a bounce does not). With `keep_old` another contact still uses the old
+    address: its opt-out is read, but it is neither renamed nor removed.
 
     `provider_contact_id` is what an earlier outcome gave, None when unknown. It may belong to an earlier address.
     """
@@ -147,12 +147,23 @@ class Delivered:
     provider_contact_id: str | None = None
 
 
+BOUNCED: Final = "bounced"
+
+
 @dataclass(frozen=True, slots=True)
 class OptedOut:
-    """The ESP keeps this address out: unsubscribed, bounced, complained. It gets no mail by this call or after it."""
+    """The ESP keeps this address out: unsubscribed, bounced, complained. It gets no mail by this call or after it.
+
+    An opt-out is the person's and holds for every address of theirs. Only what is `how=BOUNCED` is the address's
+    alone: a person whose mail bounced may be reached under another one.
+    """
 
     how: str = "unsubscribed"
     provider_contact_id: str | None = None
+
+    @property
+    def is_of_person(self) -> bool:
+        return self.how != BOUNCED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from bridge.delivery import AUTH_RETRY_S, BACKOFF_MAX_S, State
 from bridge.planfix import WireContact
 from bridge.replies import Failure, Outcome, Refusal, Tally
 from providers.base import (
+    BOUNCED,
     AuthFailed,
     ContactRefused,
     OptedOut,
@@ -436,9 +437,20 @@ async def test_a_stop_lets_a_call_under_way_end(store_url: str, bench: Bench) ->
     assert await patient.mailable(list_id) == {"p1@x.test"}
 
 
-async def test_opt_outs_learnt_before_a_crash_between_two_addresses_hold(bench: Bench) -> None:
+async def test_a_person_whose_address_bounced_is_reached_under_a_new_one(bench: Bench) -> None:
     list_id = await bench.create()
-    bench.esp.special["p1@x.test"] = OptedOut("bounced")
+    bench.esp.special["p1@x.test"] = OptedOut(BOUNCED)
+    await bench.bring(list_id, person(1))
+    bench.esp.special.clear()
+    await bench.change(list_id, "add", person(1))
+    assert await bench.mailable(list_id) == set()
+    await bench.change(list_id, "update", person(1, "new@x.test"), "p1@x.test")
+    assert await bench.mailable(list_id) == {"new@x.test"}
+
+
+async def test_opt_outs_learnt_before_a_restart_hold_for_a_new_address(bench: Bench) -> None:
+    list_id = await bench.create()
+    bench.esp.special["p1@x.test"] = OptedOut()
     await bench.change(list_id, "add", person(1))
     bench.esp.special.clear()
     await bench.stop()

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from bridge.changes import Change, Kind
 from bridge.store import ListClosed, ListState, MappedList, Settled, Store, Stored, StoreError
 from bridge.store.tables import metadata
-from providers.base import Delivered, OptedOut, Postponed, Reason, Rejected
+from providers.base import BOUNCED, Delivered, OptedOut, Postponed, Reason, Rejected
 
 NOW = 1_800_000_000.0
 
@@ -149,12 +149,20 @@ async def test_an_opt_out_holds_for_every_address_and_outlives_contact_and_list(
     await settle(store, mapped, Settled(change, Delivered("esp-1")))
     known = (await store.memory.known(mapped.id, ["1"]))["1"]
     moved = replace(absent(1, "new@x.test"), old_addresses=("mid@x.test",))
-    await settle(store, mapped, Settled(moved, OptedOut("bounced"), known))
+    await settle(store, mapped, Settled(moved, OptedOut(), known))
     await store.memory.forget_list(mapped.id, 99)
     out = [fingerprint(store, a) for a in ("p1@x.test", "mid@x.test", "NEW@x.test")]
     other = fingerprint(store, "other@x.test")
-    assert await store.memory.opted_out("main", [*out, other]) == set(out)
-    assert await store.memory.opted_out("another", out) == set()
+    assert await store.memory.opted_out("main", [*out, other]) == dict.fromkeys(out, OptedOut())
+    assert await store.memory.opted_out("another", out) == {}
+
+
+async def test_a_bounce_is_remembered_of_its_address_alone(store: Store) -> None:
+    mapped = await make_list(store)
+    change = replace(present(1, "new@x.test"), old_addresses=("old@x.test",))
+    await settle(store, mapped, Settled(change, OptedOut(BOUNCED)))
+    keys = [fingerprint(store, address) for address in ("new@x.test", "old@x.test")]
+    assert await store.memory.opted_out("main", keys) == {keys[0]: OptedOut(BOUNCED)}
 
 
 async def test_a_problem_stays_until_the_contact_is_delivered(store: Store) -> None:

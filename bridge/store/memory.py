@@ -76,15 +76,15 @@ class Memory:
                 }
         return found
 
-    async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> set[bytes]:
-        """Those of the fingerprints whose people opted out."""
-        found: set[bytes] = set()
+    async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
+        """Those of the fingerprints that are to get no mail, and how that came."""
+        found: dict[bytes, OptedOut] = {}
         async with self._database.read() as connection:
             for some in chunks(fingerprints):
-                query = select(opt_outs.c.fingerprint).where(
+                query = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
                     opt_outs.c.account == account, opt_outs.c.fingerprint.in_(some)
                 )
-                found |= set(await connection.scalars(query))
+                found |= {row.fingerprint: OptedOut(row.how) for row in await connection.execute(query)}
         return found
 
     async def users_of(
@@ -201,9 +201,9 @@ class Memory:
                         }
                     )
         if isinstance(outcome, OptedOut):
-            # It is the person who opted out: under every address that the contact had.
-            out = {self._fingerprints.of(a) for a in (change.address, *change.old_addresses) if a}
-            if settled.known is not None:
+            addresses = (change.address, *(change.old_addresses if outcome.is_of_person else ()))
+            out = {self._fingerprints.of(address) for address in addresses if address}
+            if settled.known is not None and outcome.is_of_person:
                 out.add(settled.known.fingerprint)
             rows.opt_outs += [
                 {"account": account, "fingerprint": fingerprint, "seen_at": now, "how": outcome.how}

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
@@ -26,7 +26,7 @@ from providers.base import (
     Transient,
 )
 from providers.mailchimp import MailchimpProvider, MailchimpSettings
-from providers.mailchimp_client import AlreadyMember, BadRequest, NotThere, base_url_of, error_from
+from providers.mailchimp.client import AlreadyMember, BadRequest, NotThere, base_url_of, error_from
 from providers.testing import ProviderConformance
 from tests.fakes.mailchimp import (
     FIELDS_MAX,
@@ -263,6 +263,16 @@ class TestStates:
         outcomes = await tagged.provider.upsert(list_id, [replace(c, first_name="Новое") for c in people(20)])
         assert [n for n, o in enumerate(outcomes, 1) if isinstance(o, OptedOut)] == [3]
         assert not members_of(tagged, list_id)[person(3).address].tags
+
+    @pytest.mark.parametrize("list_as", ["tag", "audience"])
+    async def test_who_bounced_is_reached_under_a_new_address(self, list_as: Literal["tag", "audience"]) -> None:
+        async with mailchimp(list_as) as harness:
+            list_id = await harness.provider.create_list("Клиенты")
+            await harness.provider.upsert(list_id, [person()])
+            audience = harness.audience if list_as == "tag" else harness.fake.audiences[list_id]
+            harness.fake.opt_out(audience, person().address, "cleaned")
+            assert [type(o) for o in await harness.provider.upsert(list_id, [moved(person())])] == [Delivered]
+            assert set(await harness.mailable(list_id)) == {moved(person()).address}
 
     async def test_members_shows_who_opted_out(self, tagged: MailchimpHarness) -> None:
         list_id = await warm(tagged)

@@ -19,7 +19,7 @@ from providers.base import (
     Transient,
 )
 from providers.sandbox import SandboxProvider, SandboxSettings
-from providers.sandbox_esp import MAX_LISTS
+from providers.sandbox.esp import MAX_LISTS
 from providers.testing import ProviderConformance
 from tests.fakes.sandbox import SandboxHarness
 
@@ -156,6 +156,15 @@ async def test_a_changed_address_keeps_the_contact(sandbox: SandboxProvider) -> 
     assert await sandbox.upsert(list_id, [Contact("1", "new@post.test", old_address=ANNA.address)]) == outcomes
     (member,) = [member async for member in sandbox.members(list_id)]
     assert (member.id, member.address, member.first_name) == ("1", "new@post.test", "Анна")
+
+
+async def test_who_bounced_is_reached_under_a_new_address(sandbox: SandboxProvider) -> None:
+    list_id = await sandbox.create_list("Клиенты")
+    await sandbox.upsert(list_id, [ANNA])
+    await sandbox.opt_out(ANNA.address, "bounced")
+    moved = Contact("1", "new@post.test", old_address=ANNA.address)
+    assert [type(outcome) for outcome in await sandbox.upsert(list_id, [moved])] == [Delivered]
+    assert [(m.address, m.state) async for m in sandbox.members(list_id)] == [("new@post.test", MemberState.SUBSCRIBED)]
 
 
 async def test_members_of_a_list_that_is_gone(sandbox: SandboxProvider) -> None:

@@ -23,7 +23,7 @@ from providers.base import (
     Secret,
     Transient,
 )
-from providers.sendgrid_client import CallRefused, RateLimited, RightsMissing
+from providers.sendgrid.client import CallRefused, RateLimited, RightsMissing
 from providers.testing import Fault, ProviderConformance
 from providers.testing.opt_outs import OptOutPromises
 from tests.fakes.sendgrid import GROUP, KEY, MAX_BODY_BYTES, MAX_LISTS, SendgridHarness

@@ -20,10 +20,10 @@ from providers.base import (
     Secret,
     Settings,
 )
-from providers.mailchimp_audiences import AudienceLists
-from providers.mailchimp_client import BadRequest, MailchimpClient, NotThere
-from providers.mailchimp_members import BATCH_SIZE, ID_FIELD, PAGE_SIZE, Members, Raw
-from providers.mailchimp_tags import TagLists
+from providers.mailchimp.audiences import AudienceLists
+from providers.mailchimp.client import BadRequest, MailchimpClient, NotThere
+from providers.mailchimp.members import BATCH_SIZE, ID_FIELD, PAGE_SIZE, Members, Raw
+from providers.mailchimp.tags import TagLists
 from providers.sdk import SdkProvider
 
 FIELDS_MAX = 30  # fields of an audience on all plans but the largest

@@ -10,8 +10,8 @@ from typing import Any
 from mailchimp_marketing.api.lists_api import ListsApi
 
 from providers.base import Contact, Delivered, Member, OptedOut, Outcome, Reason, Refused, Rejected, redact
-from providers.mailchimp_client import BadRequest, NotThere
-from providers.mailchimp_members import (
+from providers.mailchimp.client import BadRequest, NotThere
+from providers.mailchimp.members import (
     BATCH_SIZE,
     MEMBER_PARTS,
     PAGE_SIZE,
@@ -25,7 +25,7 @@ from providers.mailchimp_members import (
     standing,
     together,
 )
-from providers.mailchimp_upsert import Upsert
+from providers.mailchimp.upsert import Upsert
 
 LOOKED_UP_ALONE = 8  # so many members of unknown state are read one by one; more of them by pages of the tag
 
@@ -193,7 +193,7 @@ class TagUpsert(Upsert):
 
     def _opt_out_of(self, raw: Raw) -> OptedOut | None:
         told = standing(raw)
-        return told if isinstance(told, OptedOut) else None
+        return told if isinstance(told, OptedOut) and told.is_of_person else None
 
     def _has_tag(self, raw: Raw) -> bool:
         return any(str(tag["id"]) == self._tag for tag in raw.get("tags") or ())

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar
 from mailchimp_marketing.api.lists_api import ListsApi
 
 from providers.base import (
+    BOUNCED,
     Contact,
     ContactRefused,
     Delivered,
@@ -20,7 +21,7 @@ from providers.base import (
     Refused,
     Transient,
 )
-from providers.mailchimp_client import AlreadyMember, BadRequest, NotThere, contact_outcome
+from providers.mailchimp.client import AlreadyMember, BadRequest, NotThere, contact_outcome
 
 PAGE_SIZE = 1000
 BATCH_SIZE = 500
@@ -34,7 +35,7 @@ T = TypeVar("T")
 
 MEMBER_PARTS = ("id", "email_address", "status", "merge_fields")
 
-_HOW = {"cleaned": "bounced", "transactional": "never_subscribed"}
+_HOW = {"cleaned": BOUNCED, "transactional": "never_subscribed"}
 
 
 def hash_of(address: str) -> str:
@@ -60,6 +61,11 @@ def standing(raw: Raw) -> Delivered | OptedOut:
 def owner_of(raw: Raw) -> str:
     """The Planfix id that a member carries, empty when it carries none."""
     return str((raw.get("merge_fields") or {}).get(ID_FIELD) or "").removeprefix(REMOVED)
+
+
+def has_bounced(raw: Raw) -> bool:
+    """Whether Mailchimp keeps the address out because mail to it came back."""
+    return str(raw["status"]) == "cleaned"
 
 
 def removed_by_us(raw: Raw) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from providers.base import (
+    BOUNCED,
     Contact,
     Delivered,
     Member,
@@ -160,8 +161,9 @@ def _upsert(db: sqlite3.Connection, list_id: str, contact: Contact) -> Outcome:
         return Rejected(Reason.INVALID_ADDRESS)
     old_id, opted_out = _known(db, contact.old_address, contact.provider_contact_id)
     new_id, _ = _known(db, address, None)
+    bounced = opted_out == BOUNCED
     if old_id and old_id != new_id and not contact.keep_old:
-        if new_id:
+        if new_id or bounced:
             _take_off(db, list_id, old_id)
         else:
             db.execute("update contacts set address = ? where id = ?", (address, old_id))
@@ -180,7 +182,7 @@ def _upsert(db: sqlite3.Connection, list_id: str, contact: Contact) -> Outcome:
         "caller_id": contact.id,
         "first_name": contact.first_name and contact.first_name[:NAME_CHARS],
         "last_name": contact.last_name and contact.last_name[:NAME_CHARS],
-        "opted_out": opted_out,
+        "opted_out": None if bounced else opted_out,
     }
     contact_id, opted_out = db.execute(sql, row).fetchone()
     db.execute("insert or ignore into memberships values (?, ?)", (list_id, contact_id))

@@ -13,7 +13,7 @@ import msgspec
 
 from providers.answers import Answer
 from providers.base import Refused, Transient
-from providers.sendgrid_answers import (
+from providers.sendgrid.answers import (
     Accepted,
     Export,
     ExportStarted,
@@ -30,7 +30,7 @@ from providers.sendgrid_answers import (
     Suppressed,
     read,
 )
-from providers.sendgrid_client import CallRefused, SendgridApi, without_addresses
+from providers.sendgrid.client import CallRefused, SendgridApi, without_addresses
 
 FIELD = "planfix_id"
 CHUNK = 100  # addresses or ids in one call; of searches it is SendGrid's limit

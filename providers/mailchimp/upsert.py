@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from providers.base import Contact, OptedOut, Outcome
-from providers.mailchimp_client import BadRequest, NotThere
-from providers.mailchimp_members import Members, Raw, former_of, hash_of, owner_of, together
+from providers.mailchimp.client import BadRequest, NotThere
+from providers.mailchimp.members import Members, Raw, former_of, has_bounced, hash_of, owner_of, together
 
 
 class Upsert(ABC):
@@ -59,14 +59,17 @@ class Upsert(ABC):
     async def _move(self, contact: Contact) -> None:
         """A contact that had another address: the member is renamed where it is this contact's alone.
 
-        Otherwise the old address leaves the list. Who opted out under the old address is out under the new one too:
-        Mailchimp gets to know the new address as unsubscribed, or it leaves the list.
+        Otherwise the old address leaves the list, and so does one that bounced: renamed it would stay bounced.
+        Who opted out under the old address is out under the new one too: Mailchimp gets to know the new address as
+        unsubscribed, or it leaves the list.
         """
         ids = former_of(contact)
         found = [raw for member_id in ids if (raw := await self._members.get(self._audience, member_id))]
         free = [raw for raw in found if not self._is_kept(contact, raw)]
         out = next((raw for raw in found if self._opt_out_of(raw)), None)
-        own = next((raw for raw in free if owner_of(raw) in ("", contact.id) and out in (None, raw)), None)
+        own = next(
+            (r for r in free if owner_of(r) in ("", contact.id) and out in (None, r) and not has_bounced(r)), None
+        )
         renamed = own is not None and await self._try_rename(contact, own)
         if opt_out := out and self._opt_out_of(out):
             await self._keep_out(contact, opt_out, renamed=renamed)

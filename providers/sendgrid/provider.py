@@ -29,10 +29,10 @@ from providers.base import (
     Transient,
 )
 from providers.sdk import SdkProvider
-from providers.sendgrid_account import FIELD, Account, OptOuts, chunks, together
-from providers.sendgrid_answers import Job
-from providers.sendgrid_client import CallRefused, RateLimited, RightsMissing, SendgridApi
-from providers.sendgrid_contacts import (
+from providers.sendgrid.account import FIELD, Account, OptOuts, chunks, together
+from providers.sendgrid.answers import Job
+from providers.sendgrid.client import CallRefused, RateLimited, RightsMissing, SendgridApi
+from providers.sendgrid.contacts import (
     BATCH_SIZE,
     NAME_CHARS,
     PLAN_LIMIT_WORDS,

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from providers.base import Contact, ContactRefused, Outcome, Reason, Rejected, redact
-from providers.sendgrid_client import CallRefused, without_addresses
+from providers.sendgrid.client import CallRefused, without_addresses
 
 BATCH_SIZE = 30_000
 PART_BYTES = 5_500_000  # SendGrid takes 6 MB

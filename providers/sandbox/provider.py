@@ -28,7 +28,7 @@ from providers.base import (
     Settings,
     Transient,
 )
-from providers.sandbox_esp import MAX_LISTS, NAME_CHARS, SandboxEsp
+from providers.sandbox.esp import MAX_LISTS, NAME_CHARS, SandboxEsp
 
 P = ParamSpec("P")
 R = TypeVar("R")

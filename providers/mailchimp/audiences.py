@@ -10,8 +10,8 @@ from typing import Any
 from mailchimp_marketing.api.lists_api import ListsApi
 
 from providers.base import Contact, Delivered, Member, OptedOut, Outcome, Postponed, Reason, Refused, Rejected
-from providers.mailchimp_client import BadRequest, NotThere
-from providers.mailchimp_members import (
+from providers.mailchimp.client import BadRequest, NotThere
+from providers.mailchimp.members import (
     ID_FIELD,
     MEMBER_PARTS,
     REMOVED,
@@ -24,7 +24,7 @@ from providers.mailchimp_members import (
     standing,
     together,
 )
-from providers.mailchimp_upsert import Upsert
+from providers.mailchimp.upsert import Upsert
 
 
 class AudienceLists:
@@ -180,7 +180,7 @@ class AudienceUpsert(Upsert):
 
     def _opt_out_of(self, raw: Raw) -> OptedOut | None:
         told = standing(raw)
-        return told if isinstance(told, OptedOut) and not removed_by_us(raw) else None
+        return told if isinstance(told, OptedOut) and told.is_of_person and not removed_by_us(raw) else None
 
     def _saw(self, contact: Contact, raw: Raw) -> None:
         self._tell(contact, standing(raw))
