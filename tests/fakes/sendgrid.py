@@ -23,7 +23,7 @@ from providers.base import Secret
 from providers.sendgrid import SendgridProvider, SendgridSettings
 from providers.testing import EspHarness, Fault
 from tests.fakes.esp import Call, FakeEsp, run_forever
-from tests.specs import spec
+from tests.specs import Spec, spec
 
 KEY = "SG.fake-key-of-the-tests.0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
 SPECS = ("mc_contacts", "mc_lists", "mc_custom_fields", "suppressions", "scopes")
@@ -541,6 +541,11 @@ class FakeSendgrid(FakeEsp):
         return body
 
 
+def sendgrid_spec() -> Spec | None:
+    """None where `../shared` is not there (a user's machine)."""
+    return spec("sendgrid", *(f"tsg_{name}_v3.json" for name in SPECS))
+
+
 class QuickSendgridProvider(SendgridProvider):
     """Looks at jobs at once: the fake needs no time for them."""
 
@@ -553,8 +558,9 @@ class SendgridHarness(EspHarness):
     provider: QuickSendgridProvider
 
     def __init__(self, *, validate: bool = True, **knobs: Any) -> None:
-        described = spec("sendgrid", *(f"tsg_{name}_v3.json" for name in SPECS)) if validate else None
-        self.fake = FakeSendgrid(spec=described, parallel_limit=SendgridProvider.limits.parallel_calls, **knobs)
+        self.fake = FakeSendgrid(
+            spec=sendgrid_spec() if validate else None, parallel_limit=SendgridProvider.limits.parallel_calls, **knobs
+        )
 
     async def __aenter__(self) -> "SendgridHarness":
         base_url = await self.fake.start()
