@@ -9,6 +9,7 @@ from bridge.clock import Clock
 from bridge.config import Account
 from bridge.couriers import Couriers, ProviderMissing
 from bridge.delivery import State
+from bridge.elsewhere import Elsewhere
 from bridge.intake import Intake
 from bridge.lists import Lists
 from bridge.planfix import (
@@ -45,6 +46,7 @@ class Actions:
         intake: Intake,
         tickets: Tickets,
         couriers: Couriers,
+        elsewhere: Elsewhere,
         clock: Clock,
         reply_within_s: float,
     ) -> None:
@@ -52,6 +54,7 @@ class Actions:
         self._intake = intake
         self._tickets = tickets
         self._couriers = couriers
+        self._elsewhere = elsewhere
         self._clock = clock
         self._reply_within_s = reply_within_s
         self._creating: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
@@ -184,4 +187,6 @@ class Actions:
             asynchronous = self._couriers.provider(mapped.provider).capabilities.asynchronous
             wait_s = min(self._reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self._reply_within_s
             await self._clock.wait(ticket.ended, wait_s)
+        if ticket.pending and not courier.is_leading:
+            await self._elsewhere.refresh(ticket)
         return Failure("auth_failed") if ticket.key_refused else None

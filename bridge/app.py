@@ -36,6 +36,8 @@ class _Endpoint:
             raise
         except ConnectionError:
             raise
+        except web.RequestPayloadError:  # not compressed as it says, broken chunks
+            reply = error_reply(HTTPStatus.BAD_REQUEST, "bad_http", self._language)
         except Exception:
             log.exception("request_broke_off")
             reply = error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", self._language)
@@ -96,7 +98,10 @@ def admin_app(bridge: Bridge) -> web.Application:
         )
 
     async def metrics(_: web.Request) -> web.Response:
-        text = await bridge.measure()
+        try:
+            text = await bridge.measure()
+        except StoreError as error:
+            return web.json_response({"status": "store failed", "detail": str(error)}, status=503)
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     app = web.Application()

@@ -41,10 +41,11 @@ class Step:
 async def plan(store: Store, mapped: MappedList, changes: Sequence[Change]) -> list[Step]:
     """Looks up what the store knows of these changes and decides. Raises StoreError."""
     facts = await _Facts.read(store, mapped, changes)
-    return [_step(facts, change) for change in changes]
+    reached = facts.carry_opt_outs(changes)
+    return [_step(facts, change, reached) for change in changes]
 
 
-def _step(facts: "_Facts", change: Change) -> Step:
+def _step(facts: "_Facts", change: Change, reached: set[bytes]) -> Step:
     known = facts.known.get(change.contact_id)
     step = Step(change, known)
     if change.kind is Kind.ABSENT:
@@ -53,6 +54,9 @@ def _step(facts: "_Facts", change: Change) -> Step:
             step.outcome = Delivered()
     elif (opt_out := facts.opt_out_of(change, known)) is not None:
         step.removals = facts.removable(change, known, change.old_addresses)
+        if facts.fingerprint(change.address) in reached:
+            # It may be on the list already, as another contact's.
+            step.removals.append(Contact(change.contact_id, change.address))
         step.outcome = OptedOut(opt_out.how, known.provider_contact_id if known else None)
     else:
         _plan_upsert(facts, step)
@@ -65,8 +69,13 @@ def _plan_upsert(facts: "_Facts", step: Step) -> None:
         (a for a in change.old_addresses if known is not None and facts.fingerprint(a) == known.fingerprint),
         change.old_addresses[0] if change.old_addresses else None,
     )
-    used_here = old is not None and facts.used_here(change, facts.fingerprint(old))
-    used_elsewhere = old is not None and facts.used_elsewhere(change, facts.fingerprint(old))
+    # What the upsert leaves: the old address and, by the ESP's id, the one of the map.
+    left = {facts.fingerprint(old): Contact(change.contact_id, old)} if old is not None else {}
+    if known is not None and known.provider_contact_id and known.fingerprint != facts.fingerprint(change.address):
+        by_id = Contact(change.contact_id, "", provider_contact_id=known.provider_contact_id)
+        left.setdefault(known.fingerprint, by_id)
+    used_here = {fingerprint for fingerprint in left if facts.used_here(change, fingerprint)}
+    keep_old = bool(used_here) or any(facts.used_elsewhere(change, fingerprint) for fingerprint in left)
     step.removals = [
         Contact(change.contact_id, address)
         for address in change.old_addresses
@@ -78,11 +87,11 @@ def _plan_upsert(facts: "_Facts", step: Step) -> None:
         first_name=change.first_name,
         last_name=change.last_name,
         old_address=old,
-        keep_old=used_here or used_elsewhere,
-        provider_contact_id=None if known is None or facts.used(change, known) else known.provider_contact_id,
+        keep_old=keep_old,
+        provider_contact_id=None if known is None else known.provider_contact_id,
     )
-    if old is not None and used_elsewhere and not used_here:
-        step.removals_after = [Contact(change.contact_id, old)]
+    if keep_old:
+        step.removals_after = [contact for fingerprint, contact in left.items() if fingerprint not in used_here]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,23 @@ class _Facts:
         of_person = (self.out[f] for f in (present, *had) if f in self.out and self.out[f].is_of_person)
         return next(of_person, self.out.get(present))
 
+    def carry_opt_outs(self, changes: Sequence[Change]) -> set[bytes]:
+        """Lets people take their opt-outs along to their present addresses, for every contact of the batch; the
+        addresses that were not out before."""
+        reached: set[bytes] = set()
+        while True:
+            new = {
+                self.fingerprint(change.address): opt_out
+                for change in changes
+                if change.kind is Kind.PRESENT
+                and self.fingerprint(change.address) not in self.out
+                and (opt_out := self.opt_out_of(change, self.known.get(change.contact_id))) is not None
+            }
+            if not new:
+                return reached
+            self.out.update(new)
+            reached |= new.keys()
+
     def used_here(self, change: Change, fingerprint: bytes) -> bool:
         """Another contact of this list has the address and is not about to leave it."""
         return any(
@@ -145,12 +171,6 @@ class _Facts:
         return any(
             list_id != self.mapped.id and contact_id != change.contact_id
             for list_id, contact_id in self.users.get(fingerprint, ())
-        )
-
-    def used(self, change: Change, known: Known) -> bool:
-        """The map's ESP contact belongs to somebody else too, by an address that this change leaves."""
-        return known.fingerprint != self.fingerprint(change.address) and (
-            self.used_here(change, known.fingerprint) or self.used_elsewhere(change, known.fingerprint)
         )
 
     def removable(self, change: Change, known: Known | None, addresses: Iterable[str]) -> list[Contact]:

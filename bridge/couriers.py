@@ -11,6 +11,7 @@ from bridge.config import ProviderConfig
 from bridge.delivery import Courier, Health
 from bridge.metrics import Metrics
 from bridge.registry import provider_class
+from bridge.replicas import Replicas
 from bridge.store import MappedList, Store
 from bridge.tickets import Tickets
 from providers.base import Provider
@@ -36,12 +37,14 @@ class Couriers:
         tickets: Tickets,
         metrics: Metrics,
         clock: Clock,
+        replicas: Replicas,
     ) -> None:
         self._configs = configs
         self._store = store
         self._tickets = tickets
         self._metrics = metrics
         self._clock = clock
+        self._replicas = replicas
         self._providers: dict[str, Provider[Any]] = {}
         self._couriers: dict[tuple[str, str], Courier] = {}
 
@@ -77,6 +80,7 @@ class Couriers:
                 tickets=self._tickets,
                 metrics=self._metrics,
                 clock=self._clock,
+                replicas=self._replicas,
             )
         return self._couriers[key]
 

@@ -17,6 +17,7 @@ from bridge.batch import Step, plan
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
 from bridge.metrics import Metrics
+from bridge.replicas import ChangesSettled, ProviderSeen, Replicas
 from bridge.schedule import Batch, Schedule
 from bridge.store import MappedList, Settled, Store
 from bridge.tickets import Tickets
@@ -82,6 +83,7 @@ class Courier:
         tickets: Tickets,
         metrics: Metrics,
         clock: Clock,
+        replicas: Replicas,
     ) -> None:
         self._account = account
         self._provider_name = provider_name
@@ -90,6 +92,8 @@ class Courier:
         self._tickets = tickets
         self._metrics = metrics
         self._clock = clock
+        self._replicas = replicas
+        self._leading = False
         self._schedule: Schedule | None = None  # read from the outbox at the start and after every failure
         self._lists: set[int] = set()
         self._due_at: float | None = None  # when a postponed change is tried again
@@ -103,8 +107,15 @@ class Courier:
         self.health = Health(State.UP, clock.now())
         # A context of its own: the one of the request that happens to come first is not for its log lines.
         self._task = asyncio.create_task(
-            self._run(), name=f"courier {account} {provider_name}", context=contextvars.Context()
+            replicas.lead(provider_name, self._run),
+            name=f"courier {account} {provider_name}",
+            context=contextvars.Context(),
         )
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether this process delivers; otherwise another replica does."""
+        return self._leading
 
     def add(self, list_id: int, count: int) -> None:
         """A list has `count` new changes in the outbox."""
@@ -122,12 +133,27 @@ class Courier:
         self._stopping = True
         self._work.set()
         self._nudged.set()
-        _, late = await asyncio.wait({self._task}, timeout=grace_s)
+        _, late = await asyncio.wait({self._task}, timeout=grace_s if self._leading else 0)
         for task in late:
             task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    def told(self, health: Health) -> None:
+        """The leading replica says how it sees the provider."""
+        if not self._leading:
+            self.health = health
+            self._release_tickets()
+
     async def _run(self) -> None:
+        """What the leading replica does."""
+        self._leading = True
+        self._schedule = None  # others may have delivered since this was read
+        try:
+            await self._deliver_on()
+        finally:
+            self._leading = False
+
+    async def _deliver_on(self) -> None:
         retrying = AsyncRetrying(
             wait=self._wait_s, before_sleep=self._failed, sleep=self._pause, stop=lambda _: self._stopping
         )
@@ -135,14 +161,14 @@ class Courier:
             if self._due_at is not None and self._due_at <= self._clock.now():
                 self._schedule = None
             await retrying(self._drain)
-            self._seen(State.UP)
+            await self._seen(State.UP)
             wait_s = None if self._due_at is None else max(0.0, self._due_at - self._clock.now())
             if not self._stopping:  # whose wake-up a drain may have taken for its own
                 await self._clock.wait(self._work, wait_s)
 
     async def _drain(self) -> None:
         """Delivers until nothing is due. Raises what kept a change from being delivered; such changes stay."""
-        schedule = self._schedule = self._schedule or await self._load()
+        schedule = self._schedule or await self._load()
         running: set[asyncio.Task[None]] = set()
         failure: BaseException | None = None
         try:
@@ -157,7 +183,8 @@ class Courier:
                     break
                 for task in await self._first_done(running):
                     running.discard(task)
-                    failure = failure or task.exception()
+                    error = task.exception()  # asked of every task: Python complains of errors that nobody looked at
+                    failure = failure or error
         except BaseException:
             for task in running:
                 task.cancel()
@@ -169,13 +196,18 @@ class Courier:
             raise failure
 
     async def _load(self) -> Schedule:
-        schedule = Schedule(self._store, self._provider.limits.batch_size)
-        waiting = await self._store.lists.with_pending(self._account, self._provider_name)
+        """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""
+        schedule = self._schedule = Schedule(self._store, self._provider.limits.batch_size)
+        try:
+            waiting = await self._store.lists.with_pending(self._account, self._provider_name)
+            now = self._clock.now()
+            self._due_at = await self._store.outbox.next_due_at(self._account, self._provider_name, now)
+        except BaseException:
+            self._schedule = None
+            raise
         for list_id, count in waiting.items():
             schedule.add(list_id, count)
         self._lists |= waiting.keys()
-        due_at = await self._store.outbox.next_due_at(self._account, self._provider_name)
-        self._due_at = due_at if due_at is not None and due_at > self._clock.now() else None
         return schedule
 
     async def _first_done(self, running: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
@@ -205,8 +237,9 @@ class Courier:
             return
         await self._store.memory.forget_list(mapped.id, change.seq)
         self._got_through = True
-        self._seen(State.UP)
+        await self._seen(State.UP)
         self._tickets.done(mapped.id, [change.seq])
+        await self._replicas.tell(ChangesSettled(mapped.id))
         self._log.info("list_deleted", list=mapped.public_id)
 
     async def _deliver_contacts(self, mapped: MappedList, changes: Sequence[Change]) -> None:
@@ -255,7 +288,7 @@ class Courier:
         now = self._clock.now()
         await self._store.memory.settle(self._account, mapped.id, settled, now)
         self._got_through = True
-        self._seen(State.UP)
+        await self._seen(State.UP)
         done: list[int] = []
         rejected: list[tuple[int, str, Rejected]] = []
         postponed: list[int] = []
@@ -276,6 +309,7 @@ class Courier:
         self._tickets.done(mapped.id, done)
         self._tickets.rejected(mapped.id, rejected)
         self._tickets.postponed(mapped.id, postponed)
+        await self._replicas.tell(ChangesSettled(mapped.id))
         self._metrics.delivery_s.labels(self._account).observe(now - min(item.change.created_at for item in settled))
         for outcome_name, count in counts.items():
             self._metrics.outcomes.labels(self._account, outcome_name).inc(count)
@@ -292,29 +326,38 @@ class Courier:
             return min(error.retry_after_s + BACKOFF_MIN_S, max(BACKOFF_MAX_S, error.retry_after_s))
         return backoff_s
 
-    def _failed(self, state: RetryCallState) -> None:
+    async def _failed(self, state: RetryCallState) -> None:
         error = _error_of(state)
         wait_s = state.upcoming_sleep
         detail = error.detail if isinstance(error, ProviderError) else type(error).__name__
         if not isinstance(error, ProviderError):
             self._log.error("delivery_broke_off", wait_s=round(wait_s, 1), exc_info=error)
         if isinstance(error, AuthFailed):
-            self._seen(State.KEY_REFUSED, detail)
-            self._tickets.release(self._lists, key_refused=True)
+            await self._seen(State.KEY_REFUSED, detail)
         elif state.attempt_number > 1 or wait_s > NOTICED_AFTER_S:
-            self._seen(State.DOWN, detail)
-            self._tickets.release(self._lists)
+            await self._seen(State.DOWN, detail)
 
-    def _seen(self, state: State, detail: str = "") -> None:
-        """Takes note of the provider's state; says it once when it changes."""
+    async def _seen(self, state: State, detail: str = "") -> None:
+        """Takes note of the provider's state. Says it once when it changes; other replicas are told again and again
+        while it is away, for one that has just started does not know."""
         self._metrics.provider_up.labels(self._account, self._provider_name).set(state is State.UP)
-        if state is self.health.state:
+        if state is not self.health.state:
+            self.health = Health(state, self._clock.now(), detail)
+            if state is State.UP:
+                self._log.info("provider_back")
+            else:
+                self._log.warning("provider_away", state=state.value, detail=detail)
+        elif state is State.UP:
             return
-        self.health = Health(state, self._clock.now(), detail)
-        if state is State.UP:
-            self._log.info("provider_back")
-        else:
-            self._log.warning("provider_away", state=state.value, detail=detail)
+        self._release_tickets()
+        await self._replicas.tell(
+            ProviderSeen(self._account, self._provider_name, state, self.health.since, self.health.detail)
+        )
+
+    def _release_tickets(self) -> None:
+        """While the provider is away nobody needs to wait for it."""
+        if self.health.state is not State.UP:
+            self._tickets.release(self._lists, key_refused=self.health.state is State.KEY_REFUSED)
 
     async def _pause(self, wait_s: float) -> None:
         self._nudged.clear()

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import Change, Kind
+from bridge.replicas import ChangesSettled, ChangesStored, Replicas
 from bridge.store import ListClosed, MappedList, Store, Stored
+from bridge.store.outbox import chunks
 from bridge.tickets import Ticket, Tickets
+
+LISTS_A_MESSAGE = 50
+"""PostgreSQL carries 8,000 bytes in a message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,9 +40,12 @@ class _Entry:
 class Intake:
     """Commits changes in order of arrival and opens their tickets. `on_stored(list, count)` wakes delivery."""
 
-    def __init__(self, store: Store, tickets: Tickets, on_stored: Callable[[MappedList, int], None]) -> None:
+    def __init__(
+        self, store: Store, tickets: Tickets, replicas: Replicas, on_stored: Callable[[MappedList, int], None]
+    ) -> None:
         self._store = store
         self._tickets = tickets
+        self._replicas = replicas
         self._on_stored = on_stored
         self._entries: list[_Entry] = []
         self._committing: asyncio.Task[None] | None = None
@@ -74,6 +82,7 @@ class Intake:
                     for entry in run:
                         opened.append((entry, self._tickets.open(entry.list_id, first_seq, len(entry.changes))))
                         first_seq += len(entry.changes)
+                await self._tell_others(connection, opened, superseded)
         except BaseException as error:
             for _, ticket in opened:
                 self._tickets.close(ticket)
@@ -89,6 +98,22 @@ class Intake:
             else:
                 entry.accepted.set_result(ticket)
             self._on_stored(entry.mapped, len(entry.changes))
+
+    async def _tell_others(
+        self,
+        connection: AsyncConnection,
+        opened: Sequence[tuple[_Entry, Ticket]],
+        superseded: Sequence[tuple[int, Stored]],
+    ) -> None:
+        """Told with the commit: so the replica that delivers cannot miss what was stored."""
+        stored = [
+            (entry.list_id, entry.mapped.account, entry.mapped.provider, len(entry.changes)) for entry, _ in opened
+        ]
+        for some in chunks(stored, LISTS_A_MESSAGE):
+            await self._replicas.tell(ChangesStored(list(some)), connection)
+        for list_id, put in superseded:
+            if put.superseded:
+                await self._replicas.tell(ChangesSettled(list_id), connection)
 
     async def _put(self, connection: AsyncConnection, run: Sequence[_Entry]) -> Stored:
         outbox = self._store.outbox

@@ -9,7 +9,7 @@ import structlog
 from bridge.clock import Clock
 from bridge.config import Account
 from bridge.store import MappedList, Store
-from providers.base import Provider, Reason, Refused
+from providers.base import Provider, Reason, Refused, Unsupported
 
 SAME_LIST_WITHIN_S: Final = 600.0
 """A createList repeated within this time is the same wish, if the list has had no contact yet."""
@@ -33,7 +33,7 @@ class Lists:
         The name is written down before the ESP is called. When a call breaks off, the next try looks the name up
         first and takes the list that it finds.
         """
-        async with self._making[account.name]:
+        async with self._making[account.name], self._store.database.exclusive(f"lists of {account.name}"):
             since = self._clock.now() - SAME_LIST_WITHIN_S
             same = await self._store.lists.untouched(account.name, account.provider, name, since)
             if same is not None and same.public_id is not None:
@@ -86,11 +86,11 @@ class Lists:
         """The id of the new list, None when its name turned out to be taken."""
         try:
             return await provider.create_list(provider_name)
-        except Refused as error:
+        except (Refused, Unsupported) as error:
             await self._store.lists.abandon(intent)
-            if error.reason is not Reason.NAME_TAKEN:
-                raise
-            return None
+            if isinstance(error, Refused) and error.reason is Reason.NAME_TAKEN:
+                return None
+            raise
 
     async def _finish(self, account: Account, intent: int, provider_list_id: str) -> str:
         public_id = f"{account.provider}:{provider_list_id}"

@@ -46,7 +46,11 @@ async def listening(config: Config, clock: Clock | None = None) -> AsyncIterator
     async with Bridge(config, clock) as bridge:
         server, admin = config.server, config.admin
         public = _JsonRunner(
-            public_app(bridge), language=config.language, access_log=None, shutdown_timeout=server.grace_s
+            public_app(bridge),
+            language=config.language,
+            access_log=None,
+            shutdown_timeout=server.grace_s,
+            lingering_time=1.0,  # how long the rest of a body is read that was refused already
         )
         private = web.AppRunner(admin_app(bridge), access_log=None, shutdown_timeout=1.0)
         try:
@@ -104,6 +108,11 @@ class _JsonErrors(web.RequestHandler):
         response.force_close()
         return response
 
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        # The library reads on after the answer, and stumbles again over a body that was told to be broken.
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
+
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
@@ -113,7 +122,7 @@ class _JsonErrors(web.RequestHandler):
             replaced = web.Response(status=resp.status, body=body, content_type="application/json", charset="utf-8")
             if "Allow" in resp.headers:
                 replaced.headers["Allow"] = resp.headers["Allow"]
-            if not resp.keep_alive:
+            if resp.keep_alive is False:  # None: not decided yet
                 replaced.force_close()
             resp = replaced
         resp.headers["Server"] = "planfix-bridge"  # and not which versions of what it runs on

@@ -14,10 +14,12 @@ from bridge.actions import Actions
 from bridge.clock import Clock
 from bridge.config import Account, Config
 from bridge.couriers import Couriers
+from bridge.elsewhere import Elsewhere
 from bridge.intake import Intake
 from bridge.lists import Lists
 from bridge.metrics import Metrics
 from bridge.planfix import Request
+from bridge.replicas import Message, open_replicas
 from bridge.replies import Failure, ListCreated, Outcome, Tally, Unavailable
 from bridge.store import Store, StoreError
 from bridge.tickets import Tickets
@@ -54,6 +56,7 @@ class Bridge:
         self.tokens = Tokens(config.accounts)
         self._clock = clock or Clock()
         self._stack = AsyncExitStack()
+        self._elsewhere: Elsewhere | None = None
         self.store: Store
         self.couriers: Couriers
         self.actions: Actions
@@ -63,19 +66,25 @@ class Bridge:
         async with AsyncExitStack() as stack:
             self.store = await Store.open(self.config.store)
             stack.push_async_callback(self.store.close)
+            replicas = await open_replicas(self.config.store, self._heard)
+            stack.push_async_callback(replicas.close)
             self.couriers = Couriers(
                 self.config.providers,
                 store=self.store,
                 tickets=self.tickets,
                 metrics=self.metrics,
                 clock=self._clock,
+                replicas=replicas,
             )
+            elsewhere = self._elsewhere = Elsewhere(self.store, self.tickets, self.couriers, self._clock)
+            stack.push_async_callback(elsewhere.close)
             stack.push_async_callback(self.couriers.stop, self.config.server.grace_s)
             self.actions = Actions(
                 lists=Lists(self.store, self._clock),
-                intake=Intake(self.store, self.tickets, self.couriers.stored),
+                intake=Intake(self.store, self.tickets, replicas, self.couriers.stored),
                 tickets=self.tickets,
                 couriers=self.couriers,
+                elsewhere=elsewhere,
                 clock=self._clock,
                 reply_within_s=self.config.server.reply_within_s,
             )
@@ -86,6 +95,10 @@ class Bridge:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def _heard(self, message: Message) -> None:
+        if self._elsewhere is not None:  # before, the outbox is still to be read, and tells the same
+            self._elsewhere.heard(message)
 
     async def handle(self, account: Account, request: Request) -> Outcome:
         """What came of a request; a store that fails is a Failure, never a success."""

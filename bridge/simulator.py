@@ -5,6 +5,7 @@ connection, the next request after the last answer, success only with status 200
 """
 
 import asyncio
+import io
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -252,7 +253,7 @@ class Planfix:
             try:
                 async with self._session.post(
                     self._url,
-                    data=body,
+                    data=io.BytesIO(body),  # bytes of this size would be sent in one piece
                     headers={"Content-Type": content_type},
                     timeout=aiohttp.ClientTimeout(total=wait_s, sock_connect=CONNECT_TIMEOUT_S),
                     allow_redirects=False,

@@ -15,6 +15,7 @@ REJECTED_SHOWN = 100
 class Ticket:
     """The changes `first_seq` to `last_seq` of one list, and what is known of them so far.
 
+    `open` are those without an outcome; of them `postponed` are tried again too late to wait for.
     `ended` is set when all outcomes are known, or nobody needs to wait for the rest.
     `key_refused`: the ESP refuses the bridge's key; the changes are kept, and a person has to act.
     """
@@ -25,17 +26,35 @@ class Ticket:
     delivered: int = 0
     rejected: list[tuple[str, Reason]] = field(default_factory=list)
     rejected_count: int = 0
-    postponed: int = 0
+    postponed: set[int] = field(default_factory=set)
     key_refused: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    open: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open = set(range(self.first_seq, self.last_seq + 1))
 
     @property
     def pending(self) -> int:
-        return self.last_seq - self.first_seq + 1 - self.delivered - self.rejected_count
+        return len(self.open)
+
+    def settle(self, seq: int) -> None:
+        """This change has its outcome."""
+        self.open.remove(seq)
+        self.postponed.discard(seq)
+        self.end_if_known()
+
+    def end_if_known(self) -> None:
+        if len(self.open) == len(self.postponed):
+            self.ended.set()
 
 
 class Tickets:
-    """All tickets that are waited for."""
+    """All tickets that are waited for.
+
+    The first outcome of a change counts. It may be told twice: a newer change stands for it as soon as that is stored,
+    and then the call that was under way comes back.
+    """
 
     def __init__(self) -> None:
         self._by_list: dict[int, list[Ticket]] = {}
@@ -60,7 +79,7 @@ class Tickets:
             ticket = self._of(list_id, seq)
             if ticket is not None:
                 ticket.delivered += 1
-                self._end_if_known(ticket)
+                ticket.settle(seq)
 
     def rejected(self, list_id: int, refusals: Sequence[tuple[int, str, Rejected]]) -> None:
         """These changes (number, contact id, outcome) were refused for good."""
@@ -70,21 +89,25 @@ class Tickets:
                 ticket.rejected_count += 1
                 if len(ticket.rejected) < REJECTED_SHOWN:
                     ticket.rejected.append((contact_id, outcome.reason))
-                self._end_if_known(ticket)
+                ticket.settle(seq)
 
     def postponed(self, list_id: int, seqs: Iterable[int]) -> None:
         """These changes are tried again too late to wait for."""
         for seq in seqs:
             ticket = self._of(list_id, seq)
             if ticket is not None:
-                ticket.postponed += 1
-                self._end_if_known(ticket)
+                ticket.postponed.add(seq)
+                ticket.end_if_known()
+
+    def of_list(self, list_id: int) -> list[Ticket]:
+        """The tickets that wait for changes of a list."""
+        return list(self._by_list.get(list_id, ()))
 
     def release(self, list_ids: Iterable[int], *, key_refused: bool = False) -> None:
         """Nobody needs to wait for these lists now: the ESP is away, or refuses the key."""
         for list_id in list_ids:
             for ticket in self._by_list.get(list_id, []):
-                ticket.key_refused = key_refused
+                ticket.key_refused |= key_refused
                 ticket.ended.set()
 
     def release_all(self) -> None:
@@ -92,13 +115,9 @@ class Tickets:
         self.release(list(self._by_list))
 
     def _of(self, list_id: int, seq: int) -> Ticket | None:
+        """The ticket that waits for the outcome of this change."""
         tickets = self._by_list.get(list_id)
         if not tickets:
             return None
         index = bisect_left(tickets, seq, key=lambda t: t.last_seq)
-        return tickets[index] if index < len(tickets) and tickets[index].first_seq <= seq else None
-
-    @staticmethod
-    def _end_if_known(ticket: Ticket) -> None:
-        if ticket.pending <= ticket.postponed:
-            ticket.ended.set()
+        return tickets[index] if index < len(tickets) and seq in tickets[index].open else None

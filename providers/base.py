@@ -26,7 +26,7 @@ ADDRESS_MAX_CHARS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 
 _PART = r"[^\s@<>\"'(),;:=/?&\[\]]"
 _ADDRESS_IN_TEXT = re.compile(rf"({_PART}?){_PART}{{0,64}}(?:@|%40)({_PART}){_PART}*", re.IGNORECASE)
-_KEY_IN_TEXT = re.compile(r"(SG\.[\w.-]{8,}|[0-9a-f]{32}(?:-us\d+)?|(?:Bearer|Basic)\s+[\w.~+/=-]{8,})", re.IGNORECASE)
+_KEY_IN_TEXT = re.compile(r"(SG\.[\w.-]{8,}|[0-9a-f]{32,}(?:-us\d+)?|(?:Bearer|Basic)\s+[\w.~+/=-]{8,})", re.IGNORECASE)
 
 
 def redact(text: str) -> str:

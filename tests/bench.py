@@ -22,9 +22,9 @@ def person(contact_id: int | str, address: str | None = None, first: str | None 
 class Bench:
     """`stop` and `start` are a restart: the ESP and the store stay as they are."""
 
-    def __init__(self, store_url: str, clock: DrivenClock, **server: Any) -> None:
+    def __init__(self, store_url: str, clock: DrivenClock, place: str | None = None, **server: Any) -> None:
         self.clock = clock
-        place = uuid4().hex
+        self.place = place = place or uuid4().hex  # of the ESP: benches at one place share it
         self.esp = ESPS.setdefault(place, MemoryEsp())
         self.config = Config(
             server=Server(**({"grace_s": 0.0} | server)),

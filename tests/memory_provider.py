@@ -1,7 +1,10 @@
 """A provider in memory whose calls a test can hold back, fail and count."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TypeVar
 
 from providers.base import (
     Capabilities,
@@ -20,20 +23,33 @@ from providers.base import (
     Settings,
 )
 
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class ActsFirst:
+    """A call that works for its first `contacts` contacts, for all when None, and then ends in `error`."""
+
+    error: ProviderError
+    contacts: int | None = None
+
 
 class MemoryEsp:
     """What outlives a restart of the bridge: lists, people, and how the next calls end.
 
-    `script` says how the next calls end: an error to raise, or None. `open` holds calls back while it is cleared.
-    `calls` logs (operation, contact ids). `special` gives a contact's outcome by address.
+    `script` says how the next calls end: an error to raise without or after acting, or None. `open` holds calls back
+    while it is cleared. `calls` logs (operation, contact ids). `special` gives a contact's outcome by address. With
+    `renames` a free new address replaces the old one on all lists, opt-out included, as where contacts have ids.
     """
 
     def __init__(self) -> None:
+        self.renames = False
+        self.list_ids = count(1)
         self.names: dict[str, str] = {}
         self.on: dict[str, dict[str, Contact]] = {}
         self.out: set[str] = set()
         self.special: dict[str, Outcome | ProviderError] = {}
-        self.script: list[ProviderError | None] = []
+        self.script: list[ProviderError | ActsFirst | None] = []
         self.calls: list[tuple[str, list[str]]] = []
         self.under_way = 0
         self.most_under_way = 0
@@ -50,7 +66,8 @@ class MemoryEsp:
             self._called.clear()
             await self._called.wait()
 
-    async def call(self, operation: str, ids: list[str]) -> None:
+    async def call(self, operation: str, ids: list[str], act: Callable[[int | None], R]) -> R:
+        """One call; `act` is told for how many contacts it works, None for all."""
         self.calls.append((operation, ids))
         self._called.set()
         self.under_way += 1
@@ -59,9 +76,22 @@ class MemoryEsp:
             await self.open.wait()
         finally:
             self.under_way -= 1
-        error = self.script.pop(0) if self.script else None
-        if error is not None:
-            raise error
+        ending = self.script.pop(0) if self.script else None
+        if isinstance(ending, ProviderError):
+            raise ending
+        result = act(ending.contacts if ending else None)
+        if ending is not None:
+            raise ending.error
+        return result
+
+    def rename(self, old: str, new: str) -> None:
+        """Gives a contact another address, which nobody must have."""
+        for members in self.on.values():
+            if old in members:
+                members[new] = members.pop(old)
+        if old in self.out:
+            self.out.remove(old)
+            self.out.add(new)
 
 
 ESPS: dict[str | None, MemoryEsp] = {}
@@ -83,56 +113,69 @@ class MemoryProvider(Provider[Settings]):
         return [Finding(True, "in memory")]
 
     async def find_list(self, name: str) -> str | None:
-        await self.esp.call("find_list", [])
-        return next((list_id for list_id, known in self.esp.names.items() if known == name), None)
+        names = self.esp.names
+        return await self.esp.call("find_list", [], lambda _: next((i for i in names if names[i] == name), None))
 
     async def create_list(self, name: str) -> str:
         if name in self.esp.names.values():
             raise Refused(Reason.NAME_TAKEN)
-        list_id = str(len(self.esp.names) + 1)
+        list_id = str(next(self.esp.list_ids))
         self.esp.names[list_id] = name
         self.esp.on[list_id] = {}
-        await self.esp.call("create_list", [])  # it fails after it has worked
-        return list_id
+        return await self.esp.call("create_list", [], lambda _: list_id)  # it fails after it has worked
 
     async def delete_list(self, list_id: str) -> None:
-        await self.esp.call("delete_list", [])
-        self.esp.names.pop(list_id, None)
-        self.esp.on.pop(list_id, None)
+        def act(_: int | None) -> None:
+            self.esp.names.pop(list_id, None)
+            self.esp.on.pop(list_id, None)
+
+        await self.esp.call("delete_list", [], act)
 
     async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        await self.esp.call("upsert", [contact.id for contact in contacts])
-        if list_id not in self.esp.on:
-            raise Refused(Reason.LIST_GONE)
-        return [self._upsert(self.esp.on[list_id], contact) for contact in contacts]
+        def act(count: int | None) -> list[Outcome]:
+            if list_id not in self.esp.on:
+                raise Refused(Reason.LIST_GONE)
+            return [self._upsert(self.esp.on[list_id], contact) for contact in contacts[:count]]
+
+        return await self.esp.call("upsert", [contact.id for contact in contacts], act)
 
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        await self.esp.call("remove", [contact.id for contact in contacts])
-        outcomes: list[Outcome] = []
-        for contact in contacts:
-            key = (contact.address or contact.provider_contact_id or "").lower()
-            self.esp.on.get(list_id, {}).pop(key, None)
-            outcomes.append(OptedOut() if key in self.esp.out else Delivered())
-        return outcomes
+        def act(count: int | None) -> list[Outcome]:
+            return [self._remove(self.esp.on.get(list_id, {}), contact) for contact in contacts[:count]]
+
+        return await self.esp.call("remove", [contact.id for contact in contacts], act)
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         for address in self.esp.on[list_id]:
             yield Member(address, MemberState.OPTED_OUT if address in self.esp.out else MemberState.SUBSCRIBED)
+
+    def _remove(self, members: dict[str, Contact], contact: Contact) -> Outcome:
+        key = (contact.address or contact.provider_contact_id or "").lower()
+        members.pop(key, None)
+        return OptedOut() if key in self.esp.out else Delivered()
 
     def _upsert(self, members: dict[str, Contact], contact: Contact) -> Outcome:
         address = contact.address.lower()
         special = self.esp.special.get(address)
         if isinstance(special, ProviderError):
             raise special
-        if special is not None:
+        if special is not None and not isinstance(special, OptedOut):
             return special
         stale = {contact.old_address, contact.provider_contact_id} - {None}
-        for old in (each.lower() for each in stale if each and each.lower() != address):
+        for old in sorted(each.lower() for each in stale if each and each.lower() != address):
             if old in self.esp.out:
                 self.esp.out.add(address)
             if not contact.keep_old:
+                if self.esp.renames and not self._knows(address):
+                    self.esp.rename(old, address)
                 members.pop(old, None)
+        if special is not None:
+            members.pop(address, None)
+            return special
         if address in self.esp.out:
             return OptedOut(provider_contact_id=address)
         members[address] = contact
         return Delivered(address)
+
+    def _knows(self, address: str) -> bool:
+        return any(address in members for members in self.esp.on.values())

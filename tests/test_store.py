@@ -92,7 +92,7 @@ async def test_a_postponed_change_is_due_later(store: Store) -> None:
     [change] = await due(store, mapped)
     await settle(store, mapped, Settled(change, Postponed(60.0, Reason.TOO_OFTEN)))
     assert await due(store, mapped) == []
-    assert await store.outbox.next_due_at("main", "memory") == NOW + 60
+    assert await store.outbox.next_due_at("main", "memory", NOW) == NOW + 60
     assert len(await due(store, mapped, NOW + 60)) == 1
 
 
@@ -163,6 +163,15 @@ async def test_a_bounce_is_remembered_of_its_address_alone(store: Store) -> None
     await settle(store, mapped, Settled(change, OptedOut(BOUNCED)))
     keys = [fingerprint(store, address) for address in ("new@x.test", "old@x.test")]
     assert await store.memory.opted_out("main", keys) == {keys[0]: OptedOut(BOUNCED)}
+
+
+@pytest.mark.parametrize("order", [(BOUNCED, "unsubscribed"), ("unsubscribed", BOUNCED)])
+async def test_what_a_person_said_counts_for_more_than_a_bounce(store: Store, order: tuple[str, str]) -> None:
+    mapped = await make_list(store)
+    for how in order:
+        await settle(store, mapped, Settled(present(1), OptedOut(how)))
+    key = fingerprint(store, "p1@x.test")
+    assert await store.memory.opted_out("main", [key]) == {key: OptedOut("unsubscribed")}
 
 
 async def test_a_problem_stays_until_the_contact_is_delivered(store: Store) -> None:
@@ -274,6 +283,14 @@ async def test_a_database_that_is_not_there_is_an_error_of_the_store(postgres: s
     for url in (f"postgresql://nobody@127.0.0.1:{unused_tcp_port}/none", postgres.replace("/postgres?", "/none?")):
         with pytest.raises(StoreError):
             await Store.open(url)
+
+
+async def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
+    """It holds addresses until they are delivered, and the key of the fingerprints."""
+    opened = await Store.open(f"sqlite:///{tmp_path / 'bridge.db'}")
+    await make_list(opened)
+    assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("bridge.db*")} == {0o600}  # noqa: ASYNC240 - a test
+    await opened.close()
 
 
 async def test_a_commit_survives_the_loss_of_power(tmp_path: Path) -> None:

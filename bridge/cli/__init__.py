@@ -2,6 +2,7 @@
 
 import click
 
+from bridge.cli.common import unfold_when_piped
 from bridge.cli.inspect import check, providers
 from bridge.cli.look import lists, pending, problems
 from bridge.cli.serve import serve
@@ -12,6 +13,7 @@ from bridge.cli.simulate import simulate
 @click.version_option(package_name="planfix-bridge")
 def main() -> None:
     """Keep mailing lists at any email service in step with Planfix contact filters."""
+    unfold_when_piped()
 
 
 for command in (serve, check, providers, lists, pending, problems, simulate):

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 import click
 import msgspec
+from rich import markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bridge.config import Config, ConfigError, config_path, load, sandbox_config
 from bridge.registry import BrokenProvider, UnknownProvider
@@ -24,8 +26,9 @@ config_option = click.option(
     "-c", "--config", "config_file", metavar="FILE", help="settings; else $PLANFIX_BRIDGE_CONFIG, else ./config.yaml"
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="print JSON for other programs")
-out = Console()
-err = Console(stderr=True)
+PIPED_WIDTH = 10_000
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 class UserError(click.ClickException):
@@ -36,8 +39,20 @@ class UserError(click.ClickException):
 
 
 def escape(text: object) -> str:
-    """`text` so that rich prints it as it is."""
-    return str(text).replace("[", "\\[")
+    """`text` for a place among rich's markup."""
+    return markup.escape(str(text))
+
+
+def plain(text: object) -> Text:
+    """`text` as it is, for a cell of a table."""
+    return Text(str(text))
+
+
+def unfold_when_piped() -> None:
+    """What goes into a file or another program keeps one line a row, however long."""
+    for console in (out, err):
+        if not console.is_terminal:
+            console.width = PIPED_WIDTH
 
 
 def load_config(option: str | None) -> Config:
@@ -47,7 +62,7 @@ def load_config(option: str | None) -> Config:
     """
     path = config_path(option, os.environ)
     try:
-        if not path.exists() and option is None and "PLANFIX_BRIDGE_CONFIG" not in os.environ:
+        if not path.exists() and not option and not os.environ.get("PLANFIX_BRIDGE_CONFIG"):
             if (SANDBOX_FOLDER / "sandbox-token").exists():
                 return sandbox_config(SANDBOX_FOLDER)
             raise UserError(

@@ -14,6 +14,7 @@ from bridge.cli.common import (
     json_option,
     load_config,
     out,
+    plain,
     print_json,
     run,
     table,
@@ -68,7 +69,7 @@ async def _check(config: Config) -> bool:
 def _say(about: str, finding: Finding) -> bool:
     mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
     out.print(f"{mark} [bold]{escape(about)}[/]: {escape(finding.text)}", highlight=False)
-    if finding.advice:
+    if finding.advice and not finding.ok:
         out.print(f"    → {escape(finding.advice)}", highlight=False)
     return finding.ok
 
@@ -102,8 +103,8 @@ def _matrix(classes: list[type[Provider[Any]]]) -> Table:
     for each in classes:
         shown.add_row(
             each.name,
-            each.title,
-            each.capabilities.list_is,
+            plain(each.title),
+            plain(each.capabilities.list_is),
             "keeps the contact" if each.capabilities.renames_address else "makes a new one",
             _yes_no(each.capabilities.tells_opt_outs),
             str(each.limits.batch_size),
@@ -134,7 +135,7 @@ def _show(each: type[Provider[Any]]) -> None:
     shown_settings = table("Setting", "Takes", "Default", "Help")
     for setting in settings_of(each.settings_type):
         default = "required" if setting.required else "—" if setting.default is None else str(setting.default)
-        shown_settings.add_row(setting.key, setting.shape, default, escape(setting.help))
+        shown_settings.add_row(*(plain(cell) for cell in (setting.key, setting.shape, default, setting.help)))
     out.print(shown_settings)
 
 

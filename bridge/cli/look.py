@@ -10,11 +10,11 @@ from bridge.cli.common import (
     UserError,
     config_option,
     err,
-    escape,
     json_option,
     load_config,
     local_time,
     out,
+    plain,
     print_json,
     run,
     table,
@@ -95,9 +95,9 @@ async def _lists(config: Config, account: str | None, as_json: bool) -> None:
     for item in found:
         mapped = item.mapped
         shown.add_row(
-            escape(mapped.public_id or "—"),
-            escape(mapped.name or "(made before this store)"),
-            escape(mapped.account),
+            plain(mapped.public_id or "—"),
+            plain(mapped.name or "(made before this store)"),
+            plain(mapped.account),
             mapped.state,
             str(item.contacts),
             str(item.pending),
@@ -125,7 +125,7 @@ async def _members(config: Config, list_id: str, as_json: bool) -> None:
     shown = table("Planfix id", "Address", "First name", "Last name", "State")
     for member in members:
         row = (member.id or "", member.address, member.first_name, member.last_name, member.state)
-        shown.add_row(*(escape(cell) for cell in row))
+        shown.add_row(*(plain(cell) for cell in row))
     out.print(shown)
     err.print(f"{len(members)} members")
 
@@ -149,12 +149,12 @@ async def _pending(config: Config, account: str | None, as_json: bool) -> None:
     shown = table("Account", "Pending", "Oldest since", "Waits")
     for depth in depths:
         shown.add_row(
-            escape(depth.account), str(depth.pending), local_time(depth.oldest_at), f"{now - depth.oldest_at:.0f} s"
+            plain(depth.account), str(depth.pending), local_time(depth.oldest_at), f"{now - depth.oldest_at:.0f} s"
         )
     out.print(shown)
     by_list = table("List", "Name", "Pending")
     for item in summaries:
-        by_list.add_row(escape(item.mapped.public_id or "—"), escape(item.mapped.name), str(item.pending))
+        by_list.add_row(plain(item.mapped.public_id or "—"), plain(item.mapped.name), str(item.pending))
     out.print(by_list)
 
 
@@ -171,9 +171,9 @@ async def _problems(config: Config, account: str | None, as_json: bool) -> None:
     for problem in found:
         shown.add_row(
             local_time(problem.at),
-            escape(problem.public_id),
-            escape(problem.contact_id or "(the list)"),
-            escape(text(problem.reason, config.language)),
-            escape(problem.detail),
+            plain(problem.public_id),
+            plain(problem.contact_id or "(the list)"),
+            plain(text(problem.reason, config.language)),
+            plain(problem.detail),
         )
     out.print(shown)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ def serve(config_file: str | None, sandbox: bool) -> None:
         run(_serve(config, sandbox))
     except OSError as error:
         server, admin = config.server, config.admin
+        reason = str(error.strerror).rpartition(": ")[2]  # asyncio puts the address before it
         raise UserError(
-            f"Cannot listen on {server.host}:{server.port} or {admin.host}:{admin.port}: {error.strerror}. "
+            f"Cannot listen on {server.host}:{server.port} or {admin.host}:{admin.port}: {reason}. "
             "Is a bridge running already?"
         ) from error
 
@@ -60,10 +62,16 @@ def _greet(config: Config, running: Listening, sandbox: bool) -> None:
     if sandbox:
         token = config.accounts["sandbox"].tokens[0].reveal()
         lines.append(f"API Key          [bold]{escape(token)}[/]")
-    lines.append(f"Status           {escape(running.admin_url)}/readyz and /metrics, only from this machine")
+    lines.append(f"Status           {escape(running.admin_url)}/readyz and /metrics, from here only")
     err.print(Panel("\n".join(lines), title="Planfix mailing bridge", expand=False), highlight=False)
     if sandbox:
         body = json.dumps({"action": "createList", "authToken": token, "data": {"listName": "Test"}})
         err.print("Try it from another terminal:\n", highlight=False)
         err.print(f"  curl -sS {running.url} -d '{body}'", highlight=False, markup=False, soft_wrap=True)
-        err.print("  planfix-bridge simulate --contacts 1000\n", highlight=False)
+        err.print(f"  {_command()} simulate --contacts 1000\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def _command() -> str:
+    """How this command was called: it need not be on the PATH."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "planfix-bridge" else "planfix-bridge"

@@ -38,7 +38,10 @@ class Database:
     @classmethod
     async def open(cls, url: str) -> "Database":
         """Opens `sqlite:///file` or `postgresql://…` and brings its schema up to date. Raises StoreError."""
-        database = cls(_engine(url))
+        try:
+            database = cls(_engine(url))
+        except OSError as error:
+            raise StoreError(_short(error)) from error
         try:
             async with database.write() as connection:
                 if not database._is_sqlite:
@@ -72,6 +75,17 @@ class Database:
         except _FAILURES as error:
             raise StoreError(_short(error)) from error
 
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncIterator[None]:
+        """One at a time over all processes on this store, for each name. SQLite has one process: nothing to do."""
+        if self._is_sqlite:
+            yield
+            return
+        async with self.write() as connection:
+            key = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+            await connection.execute(key, {"name": name})
+            yield
+
     def insert(self, table: Any) -> Any:
         """An INSERT that knows ON CONFLICT, which both databases write alike and SQLAlchemy spells per database."""
         return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
@@ -92,7 +106,9 @@ def _engine(url: str) -> AsyncEngine:
             parsed.set(drivername="postgresql+asyncpg"), pool_pre_ping=True, hide_parameters=True
         )
     if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(parsed.database)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)  # SQLite gives the files beside it the same mode
     engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")

@@ -11,7 +11,7 @@ from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListState
 from bridge.store.outbox import chunks
 from bridge.store.tables import contacts, lists, opt_outs, outbox, problems
-from providers.base import Delivered, OptedOut, Outcome, Postponed, Rejected, redact
+from providers.base import BOUNCED, Delivered, OptedOut, Outcome, Postponed, Reason, Rejected, redact
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +123,14 @@ class Memory:
                     delete(contacts).where(contacts.c.list_id == list_id, contacts.c.contact_id.in_(some))
                 )
             if rows.opt_outs:
-                remember = self._database.insert(opt_outs).on_conflict_do_nothing(
-                    index_elements=["account", "fingerprint"]
+                remember = self._database.insert(opt_outs)
+                # What the person said counts for more than that an address bounced.
+                stronger = remember.on_conflict_do_update(
+                    index_elements=["account", "fingerprint"],
+                    set_={"how": remember.excluded.how, "seen_at": remember.excluded.seen_at},
+                    where=opt_outs.c.how == BOUNCED,
                 )
-                await connection.execute(remember, rows.opt_outs)
+                await connection.execute(stronger, rows.opt_outs)
             if await connection.scalar(select(exists().where(problems.c.list_id == list_id))):
                 for some in chunks(rows.done_contacts):
                     await connection.execute(
@@ -165,6 +169,14 @@ class Memory:
                 for r in await connection.execute(query)
             ]
 
+    async def refused_between(self, list_id: int, first_seq: int, last_seq: int) -> dict[int, tuple[str, Reason]]:
+        """Those changes of a list with these numbers that were refused for good: contact and reason by number."""
+        query = select(problems.c.seq, problems.c.contact_id, problems.c.reason).where(
+            problems.c.list_id == list_id, problems.c.seq.between(first_seq, last_seq)
+        )
+        async with self._database.read() as connection:
+            return {r.seq: (r.contact_id, Reason(r.reason)) for r in await connection.execute(query)}
+
     async def opt_out_count(self, account: str) -> int:
         async with self._database.read() as connection:
             query = select(func.count()).select_from(opt_outs).where(opt_outs.c.account == account)
@@ -185,6 +197,7 @@ class Memory:
                         "reason": reason.value,
                         "detail": redact(detail)[:500],
                         "at": now,
+                        "seq": change.seq,
                     }
                 )
             case Delivered() | OptedOut():

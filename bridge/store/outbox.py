@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import DROP_CONTACT_ID, Change, Kind, coalesce
@@ -103,12 +103,30 @@ class Outbox:
         async with self._database.read() as connection:
             return [_change(row._mapping) for row in await connection.execute(query)]
 
-    async def next_due_at(self, account: str, provider: str) -> float | None:
-        """When the first change of an account at a provider is due; None when nothing waits."""
+    async def waiting_between(self, list_id: int, first_seq: int, last_seq: int) -> dict[int, float]:
+        """Those changes of a list with these numbers that are not delivered: when each is due, by number."""
+        query = select(outbox.c.seq, outbox.c.due_at).where(
+            outbox.c.list_id == list_id, outbox.c.seq.between(first_seq, last_seq)
+        )
+        async with self._database.read() as connection:
+            return {row.seq: row.due_at for row in await connection.execute(query)}
+
+    async def is_due_between(self, list_id: int, first_seq: int, last_seq: int, now: float) -> bool:
+        """Whether any of these is due and not delivered."""
+        query = select(
+            exists().where(
+                outbox.c.list_id == list_id, outbox.c.seq.between(first_seq, last_seq), outbox.c.due_at <= now
+            )
+        )
+        async with self._database.read() as connection:
+            return bool(await connection.scalar(query))
+
+    async def next_due_at(self, account: str, provider: str, now: float) -> float | None:
+        """When the first postponed change of an account at a provider is due; None when none is postponed."""
         query = (
             select(func.min(outbox.c.due_at))
             .join(lists, lists.c.id == outbox.c.list_id)
-            .where(lists.c.account == account, lists.c.provider == provider)
+            .where(lists.c.account == account, lists.c.provider == provider, outbox.c.due_at > now)
         )
         async with self._database.read() as connection:
             found = await connection.scalar(query)

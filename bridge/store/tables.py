@@ -86,5 +86,6 @@ problems = Table(
     Column("reason", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("at", Double, nullable=False),
+    Column("seq", BigInteger, nullable=False, server_default="0"),  # of the change that was refused
     PrimaryKeyConstraint("list_id", "contact_id"),
 )

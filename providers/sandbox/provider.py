@@ -69,7 +69,8 @@ class SandboxProvider(Provider[SandboxSettings]):
             lists = await self._call("check", self._esp.count_lists)
         except AuthFailed:
             return [Finding(False, "The sandbox refuses its key.", "Set key_refused to false.")]
-        return [Finding(lists < MAX_LISTS, f"{lists} of {MAX_LISTS} lists are in use.", "Delete lists in Planfix.")]
+        room = lists < MAX_LISTS
+        return [Finding(room, f"{lists} of {MAX_LISTS} lists are in use.", "" if room else "Delete lists in Planfix.")]
 
     async def find_list(self, name: str) -> str | None:
         return await self._call("find_list", self._esp.find_list, name)
