@@ -1,0 +1,52 @@
+# Needs make and Python 3.11 or newer; each target makes the virtual environment that it needs.
+#
+#   make run     a bridge with the embedded sandbox provider, data under ./data
+#   make test    all tests, on SQLite and on a real PostgreSQL;  make test ARGS="-k outbox" for some of them
+#   make lint    style, format and types
+#   make clean   removes what the others made, but not ./data
+#
+# make PYTHON=/path/to/python3 ... takes that interpreter for a new environment.
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+# 3.12 and 3.11 come first: pgserver, the PostgreSQL of the tests, is packaged for no newer one.
+PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/null && { echo $$python; break; }; done)
+
+.PHONY: run test lint clean
+
+run: $(VENV)/.runtime
+	$(BIN)/planfix-bridge serve --sandbox
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# pip is the last thing that a new environment gets: when it is there, the rest is.
+$(BIN)/pip:
+	@'$(PYTHON)' -c '$(USABLE)' 2>/dev/null || { \
+		echo "No usable Python: it must be 3.11 or newer, with venv (on Debian and Ubuntu: apt-get install python3-venv)."; \
+		echo "If it is not on the PATH: make PYTHON=/path/to/python3"; \
+		exit 1; } >&2
+	'$(PYTHON)' -m venv --clear $(VENV)
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+# After .runtime, so that two targets at one time (make -j) never install at one time.
+$(VENV)/.dev: $(VENV)/.runtime
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || { \
+		echo "Tests need Python 3.11 or 3.12: pgserver is packaged for no newer one. make clean, then make PYTHON=python3.12 ..."; \
+		exit 1; } >&2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
