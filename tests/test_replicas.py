@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from bridge.delivery import State
+from bridge.planfix import CreateList
 from bridge.replicas import PostgresReplicas
-from bridge.replies import Failure, Refusal, Tally
+from bridge.replies import Failure, ListCreated, Refusal, Tally
 from bridge.store import StoreError
 from providers.base import AuthFailed, Reason, Rejected, Transient
 from tests.bench import Bench, person
@@ -94,6 +96,13 @@ async def _wants_absent(bench: Bench, list_id: str) -> bool:
 async def test_two_that_make_the_same_list_at_once_make_one(replicas: list[Bench]) -> None:
     made = await asyncio.gather(*(bench.create("Клиенты") for bench in replicas))
     assert len(set(made)) == 1
+
+
+async def test_many_lists_made_at_once_do_not_use_up_the_connections(replicas: list[Bench]) -> None:
+    bench = replicas[0]
+    accounts = [msgspec.structs.replace(bench.account, name=f"account {number}") for number in range(40)]
+    made = await asyncio.gather(*(bench.bridge.handle(account, CreateList("Клиенты")) for account in accounts))
+    assert all(isinstance(outcome, ListCreated) for outcome in made)
 
 
 async def test_when_the_leader_stops_another_one_goes_on(replicas: list[Bench]) -> None:

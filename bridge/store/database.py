@@ -34,6 +34,8 @@ class Database:
         self._is_sqlite = engine.dialect.name == "sqlite"
         # SQLite has one writer; waiting here is fair and free, waiting in SQLite is neither.
         self._writer = asyncio.Lock() if self._is_sqlite else None
+        # Each holds a connection while its block needs others: more of them could take them all.
+        self._exclusives = asyncio.Semaphore(4)
 
     @classmethod
     async def open(cls, url: str) -> "Database":
@@ -81,7 +83,7 @@ class Database:
         if self._is_sqlite:
             yield
             return
-        async with self.write() as connection:
+        async with self._exclusives, self.write() as connection:
             key = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
             await connection.execute(key, {"name": name})
             yield
