@@ -118,7 +118,7 @@ class _Facts:
             contact = known.get(change.contact_id)
             if contact is not None and (change.kind is Kind.ABSENT or contact.fingerprint != of(change.address)):
                 left.add(contact.fingerprint)
-        users = await store.memory.users_of(mapped.account, mapped.id, list(left))
+        users = await store.memory.users_of(mapped.account, list(left))
         here = {contact for pairs in users.values() for list_id, contact in pairs if list_id == mapped.id}
         return cls(
             store,

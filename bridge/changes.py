@@ -1,7 +1,9 @@
 """What is wanted of a contact on a list, and how a newer wish replaces an undelivered older one. No I/O."""
 
 import enum
+import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 
 class Kind(enum.StrEnum):
@@ -14,6 +16,9 @@ class Kind(enum.StrEnum):
 
 DROP_CONTACT_ID = ""
 """The contact id of a DROP, which concerns no contact. Planfix ids are never empty."""
+
+HELD: Final = math.inf
+"""`due_at` of a removal that waits until a person releases it."""
 
 
 @dataclass(frozen=True, slots=True)

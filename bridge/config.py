@@ -18,7 +18,7 @@ from bridge.tokens import TOKEN_MIN_CHARS, check_token
 from bridge.yaml_reader import ConfigError, Document, Fault, Items, Node, Place, Section, quoted, read_document
 from providers.base import Secret, Settings
 
-__all__ = ["Account", "Admin", "Config", "ConfigError", "Fault", "Language", "ProviderConfig", "Server"]
+__all__ = ["Account", "Admin", "Config", "ConfigError", "Fault", "Guard", "Language", "ProviderConfig", "Server"]
 __all__ += ["config_path", "load", "sandbox_config"]
 
 Language: TypeAlias = Literal["en", "ru"]
@@ -86,6 +86,18 @@ class Admin(Struct, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes any free one")] = 8081
 
 
+class Guard(Struct, frozen=True, kw_only=True):
+    """When removals wait for a person."""
+
+    removals_share: Annotated[
+        float, Meta(ge=0, lt=1, description="share of a list that may be removed in `within_s`; further removals wait")
+    ] = 0.2
+    removals_free: Annotated[int, Meta(ge=0, description="so many may be removed however short the list is")] = 10
+    within_s: Annotated[float, Meta(gt=0, le=30 * 24 * 3600, description="the time in which removals are counted")] = (
+        3600.0
+    )
+
+
 class Account(Struct, frozen=True, kw_only=True):
     """One Planfix account. `tokens` are all valid at one time, `provider` is a key of `Config.providers`."""
 
@@ -122,6 +134,7 @@ class Config(Struct, frozen=True, kw_only=True):
         ),
     ] = "sqlite:///data/bridge.db"
     language: Annotated[Language, Meta(description="texts that Planfix shows to people")] = "en"
+    guard: Annotated[Guard | None, Meta(description="makes mass removals wait for a person; off when left out")] = None
     accounts: Annotated[dict[str, Account], Meta(description="Planfix accounts by name")]
     providers: Annotated[dict[str, ProviderConfig], Meta(description="email services by name")]
 

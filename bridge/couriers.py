@@ -38,6 +38,7 @@ class Couriers:
         metrics: Metrics,
         clock: Clock,
         replicas: Replicas,
+        guarded: bool,
     ) -> None:
         self._configs = configs
         self._store = store
@@ -45,6 +46,7 @@ class Couriers:
         self._metrics = metrics
         self._clock = clock
         self._replicas = replicas
+        self._guarded = guarded
         self._providers: dict[str, Provider[Any]] = {}
         self._couriers: dict[tuple[str, str], Courier] = {}
 
@@ -81,6 +83,7 @@ class Couriers:
                 metrics=self._metrics,
                 clock=self._clock,
                 replicas=self._replicas,
+                guarded=self._guarded,
             )
         return self._couriers[key]
 

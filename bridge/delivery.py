@@ -84,6 +84,7 @@ class Courier:
         metrics: Metrics,
         clock: Clock,
         replicas: Replicas,
+        guarded: bool,
     ) -> None:
         self._account = account
         self._provider_name = provider_name
@@ -93,10 +94,11 @@ class Courier:
         self._metrics = metrics
         self._clock = clock
         self._replicas = replicas
+        self._guarded = guarded  # changes may come in that are held
         self._leading = False
         self._schedule: Schedule | None = None  # read from the outbox at the start and after every failure
         self._lists: set[int] = set()
-        self._due_at: float | None = None  # when a postponed change is tried again
+        self._due_at: float | None = None  # when the outbox is read again for changes that were postponed or held
         self._work = asyncio.Event()
         self._work.set()
         self._nudged = asyncio.Event()
@@ -194,6 +196,10 @@ class Courier:
         if failure is not None:
             self._schedule = None
             raise failure
+        if self._guarded:
+            look_at = await self._store.outbox.next_due_at(self._account, self._provider_name, self._clock.now())
+            if look_at is not None:
+                self._due_at = min(self._due_at or look_at, look_at)
 
     async def _load(self) -> Schedule:
         """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import Change, Kind
+from bridge.guard import RemovalGuard
 from bridge.replicas import ChangesSettled, ChangesStored, Replicas
 from bridge.store import ListClosed, MappedList, Store, Stored
 from bridge.store.outbox import chunks
@@ -41,12 +42,18 @@ class Intake:
     """Commits changes in order of arrival and opens their tickets. `on_stored(list, count)` wakes delivery."""
 
     def __init__(
-        self, store: Store, tickets: Tickets, replicas: Replicas, on_stored: Callable[[MappedList, int], None]
+        self,
+        store: Store,
+        tickets: Tickets,
+        replicas: Replicas,
+        on_stored: Callable[[MappedList, int], None],
+        guard: RemovalGuard | None = None,
     ) -> None:
         self._store = store
         self._tickets = tickets
         self._replicas = replicas
         self._on_stored = on_stored
+        self._guard = guard
         self._entries: list[_Entry] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -68,7 +75,7 @@ class Intake:
 
     async def _commit(self, entries: Sequence[_Entry]) -> None:
         opened: list[tuple[_Entry, Ticket]] = []
-        superseded: list[tuple[int, Stored]] = []
+        stored_runs: list[tuple[int, Stored]] = []
         try:
             async with self._store.database.write() as connection:
                 for run in _runs(entries):
@@ -77,12 +84,12 @@ class Intake:
                     except ListClosed as error:
                         _refuse(run, error)
                         continue
-                    superseded.append((run[0].list_id, stored))
+                    stored_runs.append((run[0].list_id, stored))
                     first_seq = stored.first_seq
                     for entry in run:
                         opened.append((entry, self._tickets.open(entry.list_id, first_seq, len(entry.changes))))
                         first_seq += len(entry.changes)
-                await self._tell_others(connection, opened, superseded)
+                await self._tell_others(connection, opened, stored_runs)
         except BaseException as error:
             for _, ticket in opened:
                 self._tickets.close(ticket)
@@ -90,8 +97,9 @@ class Intake:
             if not isinstance(error, Exception):
                 raise
             return
-        for list_id, stored in superseded:
+        for list_id, stored in stored_runs:
             self._tickets.done(list_id, stored.superseded)
+            self._tickets.postponed(list_id, stored.held)
         for entry, ticket in opened:
             if entry.accepted.done():  # its request was cancelled meanwhile
                 self._tickets.close(ticket)
@@ -103,7 +111,7 @@ class Intake:
         self,
         connection: AsyncConnection,
         opened: Sequence[tuple[_Entry, Ticket]],
-        superseded: Sequence[tuple[int, Stored]],
+        stored_runs: Sequence[tuple[int, Stored]],
     ) -> None:
         """Told with the commit: so the replica that delivers cannot miss what was stored."""
         stored = [
@@ -111,7 +119,7 @@ class Intake:
         ]
         for some in chunks(stored, LISTS_A_MESSAGE):
             await self._replicas.tell(ChangesStored(list(some)), connection)
-        for list_id, put in superseded:
+        for list_id, put in stored_runs:
             if put.superseded:
                 await self._replicas.tell(ChangesSettled(list_id), connection)
 
@@ -119,7 +127,10 @@ class Intake:
         outbox = self._store.outbox
         if run[0].is_drop:
             return await outbox.put_drop(connection, run[0].list_id, run[0].changes[0].created_at)
-        return await outbox.put(connection, run[0].list_id, [change for entry in run for change in entry.changes])
+        changes: Sequence[Change] = [change for entry in run for change in entry.changes]
+        if self._guard is not None:
+            changes = await self._guard.judge(connection, run[0].mapped, changes)
+        return await outbox.put(connection, run[0].list_id, changes)
 
 
 def _runs(entries: Sequence[_Entry]) -> list[list[_Entry]]:

@@ -46,6 +46,12 @@ class Metrics:
         self.pending = Gauge(
             "planfix_bridge_outbox_changes", "Changes not delivered yet", ["account"], registry=self.registry
         )
+        self.held = Gauge(
+            "planfix_bridge_outbox_held",
+            "Removals that the guard holds until a person releases them",
+            ["account"],
+            registry=self.registry,
+        )
         self.oldest_s = Gauge(
             "planfix_bridge_outbox_oldest_seconds",
             "Age of the oldest change not delivered yet",

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Self
@@ -15,6 +16,7 @@ from bridge.clock import Clock
 from bridge.config import Account, Config
 from bridge.couriers import Couriers
 from bridge.elsewhere import Elsewhere
+from bridge.guard import RemovalGuard
 from bridge.intake import Intake
 from bridge.lists import Lists
 from bridge.metrics import Metrics
@@ -68,6 +70,8 @@ class Bridge:
             stack.push_async_callback(self.store.close)
             replicas = await open_replicas(self.config.store, self._heard)
             stack.push_async_callback(replicas.close)
+            judged_by = self.config.guard
+            guard = RemovalGuard(self.store.removals, judged_by, self._clock) if judged_by else None
             self.couriers = Couriers(
                 self.config.providers,
                 store=self.store,
@@ -75,13 +79,14 @@ class Bridge:
                 metrics=self.metrics,
                 clock=self._clock,
                 replicas=replicas,
+                guarded=guard is not None,
             )
             elsewhere = self._elsewhere = Elsewhere(self.store, self.tickets, self.couriers, self._clock)
             stack.push_async_callback(elsewhere.close)
             stack.push_async_callback(self.couriers.stop, self.config.server.grace_s)
             self.actions = Actions(
                 lists=Lists(self.store, self._clock),
-                intake=Intake(self.store, self.tickets, replicas, self.couriers.stored),
+                intake=Intake(self.store, self.tickets, replicas, self.couriers.stored, guard),
                 tickets=self.tickets,
                 couriers=self.couriers,
                 elsewhere=elsewhere,
@@ -120,9 +125,13 @@ class Bridge:
         """All metrics as text, those of the outbox read just now. Raises StoreError."""
         now = self._clock.now()
         depths = {depth.account: depth for depth in await self.store.outbox.depths()}
+        held: Counter[str] = Counter()
+        for each in await self.store.removals.held():
+            held[each.account] += each.removals
         for account in {*self.config.accounts, *depths}:
             depth = depths.get(account)
             self.metrics.pending.labels(account).set(depth.pending if depth else 0)
+            self.metrics.held.labels(account).set(held[account])
             self.metrics.oldest_s.labels(account).set(max(0.0, now - depth.oldest_at) if depth else 0)
         return self.metrics.text()
 

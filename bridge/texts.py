@@ -74,6 +74,11 @@ TEXTS: Final[Mapping[str, Mapping[str, str]]] = {
         "en": "The email service does not answer. Try again in a few minutes.",
         "ru": "Сервис рассылок не отвечает. Повторите через несколько минут.",
     },
+    # the bridge holds removals back; shown by its commands
+    "held": {
+        "en": "Too many removals at once: they wait. Look, then let them go: planfix-bridge pending --release LIST.",
+        "ru": "Слишком много удалений сразу, они ждут. Проверив, отпустите: planfix-bridge pending --release LIST.",
+    },
     # the bridge refuses
     "unknown_list": {
         "en": "The bridge does not know this list. Turn the mailing of the filter off and on again.",

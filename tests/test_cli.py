@@ -168,7 +168,7 @@ def test_an_empty_store_is_told_in_a_sentence(sandbox: Config, command: str) -> 
 
 def test_an_empty_store_as_json(sandbox: Config) -> None:
     assert json.loads(run("lists", "--json").stdout) == []
-    assert json.loads(run("pending", "--json").stdout) == {"accounts": [], "lists": []}
+    assert json.loads(run("pending", "--json").stdout) == {"accounts": [], "lists": [], "held": []}
     assert json.loads(run("problems", "--json").stdout) == []
 
 
@@ -284,13 +284,14 @@ def test_a_store_that_cannot_be_opened_is_told_in_a_sentence(sandbox: Config, co
 
 
 def test_check_says_that_everything_works(sandbox: Config) -> None:
+    ask(sandbox, CreateList("Клиенты"))
     result = run("check")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "✓ settings: well formed",
         "✓ store: opens; 0 changes wait in it",
         "✓ account sandbox: new lists go to sandbox",
-        "✓ sandbox: 0 of 1000 lists are in use.",
+        "✓ sandbox: 1 of 1000 lists are in use.",
         "Everything works.",
     ]
 
@@ -312,6 +313,26 @@ def test_check_says_what_does_not_work_and_what_to_do(
         f"    → {advice}",
         "Something does not work; see above.",
     ]
+
+
+def test_check_says_what_an_empty_store_would_mean(sandbox: Config) -> None:
+    result = run("check")
+    assert result.exit_code == 0
+    assert "! store: knows no lists; for a new bridge that is right" in result.stdout
+    assert "who opted out earlier is known to the email service alone" in " ".join(result.stdout.split())
+
+
+def test_check_says_what_a_lost_store_took_with_it(sandbox: Config) -> None:
+    ask(sandbox, CreateList("Клиенты"))
+    for file in Path("data").glob("bridge.db*"):
+        file.unlink()
+    ask(sandbox, ImportContacts("sandbox:1", [person(1)]))
+    result = run("check")
+    assert result.exit_code == 0
+    assert "! store: 1 of 1 lists were made before this store" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "changes that were not delivered then are gone" in said
+    assert "who opted out earlier is known to the email service alone" in said
 
 
 def test_check_goes_on_after_a_store_that_cannot_be_opened(sandbox: Config) -> None:

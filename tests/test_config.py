@@ -12,7 +12,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from bridge.config import Account, Admin, Config, ConfigError, Fault, Server, config_path, load, sandbox_config
+from bridge.config import Account, Admin, Config, ConfigError, Fault, Guard, Server, config_path, load, sandbox_config
 from bridge.registry import provider_class, provider_types
 from bridge.settings import settings_of
 from bridge.tokens import check_token
@@ -440,6 +440,7 @@ def test_the_example_shows_every_setting_and_all_can_be_switched_on(tmp_path: Pa
         *stale(config, shown, "config"),
         *stale(config.server, shown["server"], "server"),
         *stale(config.admin, shown["admin"], "admin"),
+        *stale(config.guard or Guard(), shown["guard"], "guard"),
     ]
     for name, provider in config.providers.items():
         found += stale(provider.settings, shown["providers"][name], name)
@@ -447,5 +448,5 @@ def test_the_example_shows_every_setting_and_all_can_be_switched_on(tmp_path: Pa
 
 
 def test_every_setting_has_help() -> None:
-    structs = [Config, Server, Admin, *(provider_class(name).settings_type for name in OWN_TYPES)]
+    structs = [Config, Server, Admin, Guard, *(provider_class(name).settings_type for name in OWN_TYPES)]
     assert [f"{s.__name__}.{one.key}" for s in structs for one in settings_of(s) if not one.help] == []

@@ -11,6 +11,7 @@ from bridge.replies import Failure, Outcome, Refusal, Tally
 from providers.base import (
     BOUNCED,
     AuthFailed,
+    Contact,
     ContactRefused,
     OptedOut,
     Postponed,
@@ -126,6 +127,21 @@ async def test_an_address_shared_with_another_list_leaves_only_this_one(bench: B
     await bench.bring(here, person(1, "shared@x.test"))
     await bench.bring(there, person(2, "shared@x.test"))
     await bench.change(here, "update", person(1, "own@x.test"), "shared@x.test")
+    assert await bench.mailable(here) == {"own@x.test"}
+    assert await bench.mailable(there) == {"shared@x.test"}
+
+
+async def test_an_address_that_waits_for_another_list_is_not_renamed_away_from_it(bench: Bench) -> None:
+    """An ESP renames for all lists at once. What was not recorded there may be at the ESP all the same."""
+    bench.esp.renames = True
+    here, there = await bench.create("here"), await bench.create("there")
+    await bench.bring(here, person(1, "shared@x.test"))
+    bench.esp.special["shared@x.test"] = Postponed(3600.0, Reason.TOO_OFTEN)
+    await bench.bring(there, person(2, "shared@x.test"))
+    bench.esp.special.clear()
+    bench.esp.on[there.removeprefix("memory:")]["shared@x.test"] = Contact("2", "shared@x.test")  # it got through
+    await bench.change(here, "update", person(1, "own@x.test"), "shared@x.test")
+    await bench.until_delivered()
     assert await bench.mailable(here) == {"own@x.test"}
     assert await bench.mailable(there) == {"shared@x.test"}
 

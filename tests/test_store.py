@@ -193,9 +193,10 @@ async def test_users_of_an_address_are_found_in_map_and_outbox(store: Store) -> 
         await put(store, mapped, present(1, "a@x.test"))
         await settle(store, mapped, Settled(*(await due(store, mapped)), Delivered()))
     await put(store, here, present(2, "A@x.test"), absent(3, "a@x.test"))
+    await put(store, there, present(4, "a@x.test"))
     key = fingerprint(store, "a@x.test")
-    assert await store.memory.users_of("main", here.id, [key]) == {
-        key: {(here.id, "1"), (there.id, "1"), (here.id, "2")}
+    assert await store.memory.users_of("main", [key]) == {
+        key: {(here.id, "1"), (there.id, "1"), (here.id, "2"), (there.id, "4")}
     }
 
 

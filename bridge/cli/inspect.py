@@ -1,7 +1,7 @@
 """`check` and `providers`: does the configuration work, and what can each provider do."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 import click
 from rich.table import Table
@@ -24,6 +24,12 @@ from bridge.registry import BrokenProvider, UnknownProvider, provider_class, pro
 from bridge.settings import settings_of
 from bridge.store import Store, StoreError
 from providers.base import Finding, Provider, ProviderError
+
+LOST_STORE: Final = (
+    "the store was lost: changes that were not delivered then are gone; names and ids of contacts are learnt anew; "
+    "who opted out earlier is known to the email service alone. Bring back a copy of the store, "
+    "or import every filter again from Planfix"
+)
 
 
 @click.command()
@@ -56,7 +62,7 @@ def providers(name: str | None, as_json: bool) -> None:
 
 async def _check(config: Config) -> bool:
     well = _say("settings", Finding(True, "well formed"))
-    well &= _say("store", await _store_finding(config.store))
+    well &= await _check_store(config.store)
     for account in config.accounts.values():
         well &= _say(f"account {account.name}", Finding(True, f"new lists go to {account.provider}"))
     for provider in config.providers.values():
@@ -74,16 +80,30 @@ def _say(about: str, finding: Finding) -> bool:
     return finding.ok
 
 
-async def _store_finding(url: str) -> Finding:
+async def _check_store(url: str) -> bool:
     try:
         store = await Store.open(url)
     except StoreError as error:
-        return Finding(False, str(error), "look at `store` in the settings, and at the disk or database that it names")
+        advice = "look at `store` in the settings, and at the disk or database that it names"
+        return _say("store", Finding(False, str(error), advice))
     try:
         depths = await store.outbox.depths()
+        known = await store.lists.summaries()
     finally:
         await store.close()
-    return Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it")
+    _say("store", Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it"))
+    # Nobody can tell a new store from a lost one: said, and not held against it.
+    if not known:
+        _note("store", "knows no lists; for a new bridge that is right", f"had it lists before, {LOST_STORE}")
+    elif adopted := sum(not item.mapped.name for item in known):
+        _note("store", f"{adopted} of {len(known)} lists were made before this store", f"if one was lost, {LOST_STORE}")
+    return True
+
+
+def _note(about: str, text: str, advice: str) -> None:
+    """Something to know that is no fault."""
+    out.print(f"[yellow]![/] [bold]{escape(about)}[/]: {escape(text)}", highlight=False)
+    out.print(f"    → {escape(advice)}", highlight=False)
 
 
 async def _provider_findings(config: ProviderConfig) -> list[Finding]:

@@ -21,7 +21,7 @@ from bridge.cli.common import (
 )
 from bridge.config import Config
 from bridge.registry import provider_class
-from bridge.store import Store
+from bridge.store import Problem, Store
 from bridge.texts import text
 from providers.base import Member, Unsupported
 
@@ -45,10 +45,15 @@ def lists(config_file: str | None, account: str | None, list_id: str | None, as_
 @click.command()
 @config_option
 @account_option
+@click.option("--release", metavar="LIST|ACCOUNT", help="let the removals go that the guard holds")
 @json_option
-def pending(config_file: str | None, account: str | None, as_json: bool) -> None:
-    """Show what is accepted and not delivered yet."""
-    run(_pending(load_config(config_file), account, as_json))
+def pending(config_file: str | None, account: str | None, release: str | None, as_json: bool) -> None:
+    """Show what is accepted and not delivered yet, or release what is held."""
+    config = load_config(config_file)
+    if release is None:
+        run(_pending(config, account, as_json))
+    else:
+        run(_release(config, release, as_json))
 
 
 @click.command()
@@ -56,7 +61,7 @@ def pending(config_file: str | None, account: str | None, as_json: bool) -> None
 @account_option
 @json_option
 def problems(config_file: str | None, account: str | None, as_json: bool) -> None:
-    """Show what the provider refused for good."""
+    """Show what the provider refused for good, and what the guard holds."""
     run(_problems(load_config(config_file), account, as_json))
 
 
@@ -134,11 +139,13 @@ async def _pending(config: Config, account: str | None, as_json: bool) -> None:
     async with _store(config) as store:
         depths = [depth for depth in await store.outbox.depths() if account in (None, depth.account)]
         summaries = [item for item in await store.lists.summaries(account) if item.pending]
+        held = await store.removals.held(account)
     if as_json:
         print_json(
             {
                 "accounts": depths,
                 "lists": [{"list": item.mapped.public_id, "pending": item.pending} for item in summaries],
+                "held": [{"list": item.public_id, "removals": item.removals, "since": item.since} for item in held],
             }
         )
         return
@@ -156,11 +163,36 @@ async def _pending(config: Config, account: str | None, as_json: bool) -> None:
     for item in summaries:
         by_list.add_row(plain(item.mapped.public_id or "—"), plain(item.mapped.name), str(item.pending))
     out.print(by_list)
+    if held:
+        shown_held = table("List", "Removals held", "Since")
+        for each in held:
+            shown_held.add_row(plain(each.public_id), str(each.removals), local_time(each.since))
+        out.print(shown_held)
+        err.print("Let them go: planfix-bridge pending --release LIST", highlight=False, markup=False)
+
+
+async def _release(config: Config, name: str, as_json: bool) -> None:
+    async with _store(config) as store:
+        held = [item for item in await store.removals.held() if name in (item.public_id, item.account)]
+        if not held and name not in config.accounts and await store.lists.by_public_id(name) is None:
+            raise UserError(f"There is no list or account {name}. Show what is held: planfix-bridge pending")
+        released = [{"list": item.public_id, "removals": await store.removals.release(item.list_id)} for item in held]
+    if as_json:
+        print_json(released)
+        return
+    if not released:
+        out.print("Nothing is held there.")
+    for each in released:
+        out.print(f"{each['list']}: {each['removals']} removals go on.", highlight=False, markup=False)
 
 
 async def _problems(config: Config, account: str | None, as_json: bool) -> None:
     async with _store(config) as store:
         found = await store.memory.problems(account)
+        found += [
+            Problem(item.account, item.public_id, "", "held", f"{item.removals} removals", item.since)
+            for item in await store.removals.held(account)
+        ]
     if as_json:
         print_json(found)
         return

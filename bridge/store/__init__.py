@@ -7,10 +7,12 @@ from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListMap, ListState, ListSummary, MappedList
 from bridge.store.memory import Known, Memory, Problem, Settled
 from bridge.store.outbox import Depth, ListClosed, Outbox, Stored
+from bridge.store.removals import Held, Removals
 
 __all__ = [
     "Depth",
     "Fingerprints",
+    "Held",
     "Known",
     "ListClosed",
     "ListMap",
@@ -20,6 +22,7 @@ __all__ = [
     "Memory",
     "Outbox",
     "Problem",
+    "Removals",
     "Settled",
     "Store",
     "StoreError",
@@ -36,6 +39,7 @@ class Store:
     lists: ListMap
     outbox: Outbox
     memory: Memory
+    removals: Removals
 
     @classmethod
     async def open(cls, url: str) -> "Store":
@@ -48,6 +52,7 @@ class Store:
             ListMap(database),
             Outbox(database, fingerprints),
             Memory(database, fingerprints),
+            Removals(database),
         )
 
     async def close(self) -> None:

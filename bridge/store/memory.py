@@ -10,7 +10,7 @@ from bridge.store.database import Database
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListState
 from bridge.store.outbox import chunks
-from bridge.store.tables import contacts, lists, opt_outs, outbox, problems
+from bridge.store.tables import contacts, lists, opt_outs, outbox, problems, removals
 from providers.base import BOUNCED, Delivered, OptedOut, Outcome, Postponed, Reason, Rejected, redact
 
 
@@ -87,11 +87,9 @@ class Memory:
                 found |= {row.fingerprint: OptedOut(row.how) for row in await connection.execute(query)}
         return found
 
-    async def users_of(
-        self, account: str, list_id: int, fingerprints: Sequence[bytes]
-    ) -> dict[bytes, set[tuple[int, str]]]:
-        """Which (list, contact) pairs have an address of these: by the map in the account's open lists, by the outbox
-        in this list. A pair may be there by the map although the outbox already wants it otherwise."""
+    async def users_of(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, set[tuple[int, str]]]:
+        """Which (list, contact) pairs of the account have an address of these, by the map of its open lists or by the
+        outbox. A pair may be there by the map although the outbox already wants it otherwise."""
         users: dict[bytes, set[tuple[int, str]]] = {fingerprint: set() for fingerprint in fingerprints}
         async with self._database.read() as connection:
             for some in chunks(fingerprints):
@@ -102,10 +100,13 @@ class Memory:
                         contacts.c.fingerprint.in_(some), lists.c.account == account, lists.c.state == ListState.OPEN
                     )
                 )
-                wanted = select(outbox.c.fingerprint, outbox.c.list_id, outbox.c.contact_id).where(
-                    outbox.c.list_id == list_id, outbox.c.kind == Kind.PRESENT, outbox.c.fingerprint.in_(some)
+                wanted = (
+                    select(outbox.c.fingerprint, outbox.c.list_id, outbox.c.contact_id)
+                    .join(lists, lists.c.id == outbox.c.list_id)
+                    .where(outbox.c.fingerprint.in_(some), lists.c.account == account, outbox.c.kind == Kind.PRESENT)
                 )
-                for query in (mapped, wanted):
+                # In this order: a change that is settled meanwhile goes from the outbox to the map.
+                for query in (wanted, mapped):
                     for row in await connection.execute(query):
                         users[row.fingerprint].add((row.list_id, row.contact_id))
         return users
@@ -148,7 +149,7 @@ class Memory:
     async def forget_list(self, list_id: int, drop_seq: int) -> None:
         """The list is gone at the ESP: so is all that was known of its contacts, except who opted out."""
         async with self._database.write() as connection:
-            for table in (contacts, problems):
+            for table in (contacts, problems, removals):
                 await connection.execute(delete(table).where(table.c.list_id == list_id))
             await connection.execute(delete(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == drop_seq))
             await connection.execute(update(lists).where(lists.c.id == list_id).values(state=ListState.DELETED))

@@ -1,13 +1,13 @@
 """The outbox: changes that were promised and are not delivered yet."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import case, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bridge.changes import DROP_CONTACT_ID, Change, Kind, coalesce
+from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
 from bridge.store.database import Database
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListState
@@ -15,6 +15,9 @@ from bridge.store.tables import lists, outbox
 
 CHUNK = 500
 """Values in one IN (…): under every limit on parameters of either database."""
+
+RELEASE_SEEN_WITHIN_S = 5.0
+"""How often delivery looks whether a person has released what is held."""
 
 T = TypeVar("T")
 
@@ -30,10 +33,11 @@ class ListClosed(Exception):
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What `put` did: the changes got the numbers from `first_seq` on, in order; `superseded` will never be delivered
-    because a newer change of the same contact stands for them."""
+    because a newer change of the same contact stands for them; `held` wait until a person releases them."""
 
     first_seq: int
     superseded: list[int]
+    held: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ class Outbox:
         rows = [change for change in newest.values() if change.seq >= first_seq]
         for some in chunks(rows, 5000):
             await connection.execute(statement, [self._row(list_id, change) for change in some])
-        return Stored(first_seq, superseded)
+        held = [change.seq for change in rows if change.due_at == HELD]
+        return Stored(first_seq, superseded, held)
 
     async def put_drop(self, connection: AsyncConnection, list_id: int, now: float) -> Stored:
         """Asks for the end of a list, in place of all its undelivered changes. Raises ListClosed when it is gone."""
@@ -122,9 +127,11 @@ class Outbox:
             return bool(await connection.scalar(query))
 
     async def next_due_at(self, account: str, provider: str, now: float) -> float | None:
-        """When the first postponed change of an account at a provider is due; None when none is postponed."""
+        """When to look again for changes of an account at a provider: the first postponed one is due, or a held one may
+        have been released. None when there is neither."""
+        look_at = case((outbox.c.due_at == HELD, now + RELEASE_SEEN_WITHIN_S), else_=outbox.c.due_at)
         query = (
-            select(func.min(outbox.c.due_at))
+            select(func.min(look_at))
             .join(lists, lists.c.id == outbox.c.list_id)
             .where(lists.c.account == account, lists.c.provider == provider, outbox.c.due_at > now)
         )

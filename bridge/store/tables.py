@@ -78,6 +78,16 @@ outbox = Table(
     Index("outbox_in_order", "list_id", "seq", unique=True),
 )
 
+removals = Table(  # that the guard let go
+    "removals",
+    metadata,
+    Column("list_id", ForeignKey("lists.id"), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("contacts", BigInteger, nullable=False),
+    Column("list_size", BigInteger, nullable=False),
+    Index("removals_by_time", "list_id", "at"),
+)
+
 problems = Table(
     "problems",
     metadata,
