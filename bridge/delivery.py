@@ -1,4 +1,4 @@
-"""Delivery: takes what is due from the outbox, calls the provider, retries, records what came of it.
+"""Delivery: takes what is due from the outbox, has it carried to the provider, and tries again what failed.
 
 Providers only say what kind an error is; what follows from it is decided here and nowhere else.
 """
@@ -6,36 +6,24 @@ Providers only say what kind an error is; what follows from it is decided here a
 import asyncio
 import contextvars
 import enum
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from bridge.batch import Step, plan
-from bridge.changes import Change, Kind
+from bridge.carrier import Carrier
 from bridge.clock import Clock
 from bridge.metrics import Metrics
-from bridge.replicas import ChangesSettled, ProviderSeen, Replicas
+from bridge.replicas import ProviderSeen, Replicas
 from bridge.schedule import Batch, Schedule
-from bridge.store import MappedList, Settled, Store
+from bridge.store import Store
 from bridge.tickets import Tickets
 from providers.base import (
     AuthFailed,
-    Contact,
-    ContactRefused,
-    Delivered,
-    OptedOut,
-    Outcome,
-    Postponed,
     Provider,
     ProviderError,
-    Reason,
-    Refused,
-    Rejected,
     Transient,
-    Unsupported,
 )
 
 BACKOFF_MIN_S = 0.3
@@ -43,8 +31,6 @@ BACKOFF_MAX_S = 15 * 60.0
 AUTH_RETRY_S = 15 * 60.0
 NOTICED_AFTER_S = 5.0
 """A wait longer than this is an outage at once; a shorter one becomes an outage when the next try fails too."""
-
-ContactCall: TypeAlias = Callable[[str, Sequence[Contact]], Awaitable[list[Outcome]]]
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -94,6 +80,17 @@ class Courier:
         self._metrics = metrics
         self._clock = clock
         self._replicas = replicas
+        self._log = log.bind(account=account, provider=provider_name)
+        self._carrier = Carrier(
+            provider,
+            store=store,
+            tickets=tickets,
+            metrics=metrics,
+            clock=clock,
+            replicas=replicas,
+            log=self._log,
+            recorded=self._recorded,
+        )
         self._guarded = guarded  # changes may come in that are held
         self._leading = False
         self._schedule: Schedule | None = None  # read from the outbox at the start and after every failure
@@ -105,7 +102,6 @@ class Courier:
         self._stopping = False
         self._got_through = False
         self._backoff = wait_random_exponential(multiplier=1, min=BACKOFF_MIN_S, max=BACKOFF_MAX_S)
-        self._log = log.bind(account=account, provider=provider_name)
         self.health = Health(State.UP, clock.now())
         # A context of its own: the one of the request that happens to come first is not for its log lines.
         self._task = asyncio.create_task(
@@ -227,99 +223,16 @@ class Courier:
 
     async def _deliver(self, schedule: Schedule, batch: Batch) -> None:
         try:
-            if batch.changes[0].kind is Kind.DROP:
-                await self._drop(batch.mapped, batch.changes[0])
-            else:
-                await self._deliver_contacts(batch.mapped, batch.changes)
+            await self._carrier.carry(batch.mapped, batch.changes)
         finally:
             schedule.ended(batch)
 
-    async def _drop(self, mapped: MappedList, change: Change) -> None:
-        try:
-            await self._provider.delete_list(str(mapped.provider_list_id))
-        except (Refused, Unsupported) as error:
-            reason = error.reason if isinstance(error, Refused) else Reason.REQUEST_REFUSED
-            await self._settle(mapped, [Settled(change, Rejected(reason, error.detail))])
-            return
-        await self._store.memory.forget_list(mapped.id, change.seq)
+    async def _recorded(self, postponed_to: float | None) -> None:
+        """Outcomes were recorded: the provider is there."""
         self._got_through = True
+        if postponed_to is not None:
+            self._due_at = min(self._due_at or postponed_to, postponed_to)
         await self._seen(State.UP)
-        self._tickets.done(mapped.id, [change.seq])
-        await self._replicas.tell(ChangesSettled(mapped.id))
-        self._log.info("list_deleted", list=mapped.public_id)
-
-    async def _deliver_contacts(self, mapped: MappedList, changes: Sequence[Change]) -> None:
-        list_id = str(mapped.provider_list_id)
-        steps = await plan(self._store, mapped, changes)
-        removals = [(step, contact) for step in steps for contact in step.removals]
-        if removals:
-            outcomes = await self._call(self._provider.remove, list_id, [contact for _, contact in removals])
-            for (step, contact), outcome in zip(removals, outcomes, strict=True):
-                step.removed(contact, outcome)
-            # An opt-out that a removal told would not be told again: it is recorded before anything else happens.
-            await self._settle(mapped, [step.settled() for step in steps if step.outcome is not None])
-            steps = [step for step in steps if step.outcome is None]
-        upserts = [(step, step.upsert) for step in steps if step.upsert is not None and step.outcome is None]
-        if upserts:
-            outcomes = await self._call(self._provider.upsert, list_id, [contact for _, contact in upserts])
-            for (step, _), outcome in zip(upserts, outcomes, strict=True):
-                step.outcome = outcome
-        after = [contact for step in steps if _on_list(step) for contact in step.removals_after]
-        if after:
-            await self._call(self._provider.remove, list_id, after)
-        await self._settle(mapped, [step.settled() for step in steps])
-
-    async def _call(self, call: ContactCall, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        """One outcome per contact, whatever the provider refused for good; other errors pass.
-
-        A batch that is refused because of a contact that nobody names is halved until that contact is found.
-        """
-        try:
-            return await call(list_id, contacts)
-        except ContactRefused as error:
-            if len(contacts) == 1:
-                return [Rejected(error.reason, error.detail)]
-            half = len(contacts) // 2
-            first = await self._call(call, list_id, contacts[:half])
-            return first + await self._call(call, list_id, contacts[half:])
-        except Refused as error:
-            self._log.warning("batch_refused", contacts=len(contacts), reason=error.reason, detail=error.detail)
-            return [Rejected(error.reason, error.detail)] * len(contacts)
-        except Unsupported as error:
-            return [Rejected(Reason.REQUEST_REFUSED, error.detail)] * len(contacts)
-
-    async def _settle(self, mapped: MappedList, settled: Sequence[Settled]) -> None:
-        if not settled:
-            return
-        now = self._clock.now()
-        await self._store.memory.settle(self._account, mapped.id, settled, now)
-        self._got_through = True
-        await self._seen(State.UP)
-        done: list[int] = []
-        rejected: list[tuple[int, str, Rejected]] = []
-        postponed: list[int] = []
-        counts = dict.fromkeys(("delivered", "opted_out", "rejected", "postponed"), 0)
-        for item in settled:
-            change = item.change
-            match item.outcome:
-                case Rejected() as outcome:
-                    rejected.append((change.seq, change.contact_id, outcome))
-                    counts["rejected"] += 1
-                case Postponed(retry_after_s=wait_s):
-                    postponed.append(change.seq)
-                    self._due_at = min(self._due_at or now + wait_s, now + wait_s)
-                    counts["postponed"] += 1
-                case outcome:
-                    done.append(change.seq)
-                    counts["opted_out" if isinstance(outcome, OptedOut) else "delivered"] += 1
-        self._tickets.done(mapped.id, done)
-        self._tickets.rejected(mapped.id, rejected)
-        self._tickets.postponed(mapped.id, postponed)
-        await self._replicas.tell(ChangesSettled(mapped.id))
-        self._metrics.delivery_s.labels(self._account).observe(now - min(item.change.created_at for item in settled))
-        for outcome_name, count in counts.items():
-            self._metrics.outcomes.labels(self._account, outcome_name).inc(count)
-        self._log.info("batch_settled", list=mapped.public_id, **counts)
 
     def _wait_s(self, state: RetryCallState) -> float:
         if self._got_through:  # some changes went: the provider is not away, only this call was unlucky
@@ -368,10 +281,6 @@ class Courier:
     async def _pause(self, wait_s: float) -> None:
         self._nudged.clear()
         await self._clock.wait(self._nudged, wait_s)
-
-
-def _on_list(step: Step) -> bool:
-    return isinstance(step.outcome, Delivered | OptedOut)
 
 
 def _error_of(state: RetryCallState) -> BaseException | None:

@@ -1,0 +1,154 @@
+"""One batch on its way: the calls that it needs, and what came of them recorded, told and counted."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import structlog
+
+from bridge.batch import Step, plan
+from bridge.changes import Change, Kind
+from bridge.clock import Clock
+from bridge.metrics import Metrics
+from bridge.replicas import ChangesSettled, Replicas
+from bridge.store import MappedList, Settled, Store
+from bridge.tickets import Tickets
+from providers.base import (
+    Contact,
+    ContactRefused,
+    Delivered,
+    OptedOut,
+    Outcome,
+    Postponed,
+    Provider,
+    Reason,
+    Refused,
+    Rejected,
+    Unsupported,
+)
+
+ContactCall: TypeAlias = Callable[[str, Sequence[Contact]], Awaitable[list[Outcome]]]
+Recorded: TypeAlias = Callable[[float | None], Awaitable[None]]
+
+
+class Carrier:
+    """Carries batches of changes to one provider.
+
+    `recorded` is called whenever outcomes were recorded, with the Unix time of the first postponed change among them.
+    """
+
+    def __init__(
+        self,
+        provider: Provider[Any],
+        *,
+        store: Store,
+        tickets: Tickets,
+        metrics: Metrics,
+        clock: Clock,
+        replicas: Replicas,
+        log: structlog.stdlib.BoundLogger,
+        recorded: Recorded,
+    ) -> None:
+        self._provider = provider
+        self._store = store
+        self._tickets = tickets
+        self._metrics = metrics
+        self._clock = clock
+        self._replicas = replicas
+        self._log = log
+        self._recorded = recorded
+
+    async def carry(self, mapped: MappedList, changes: Sequence[Change]) -> None:
+        """Delivers changes of one list, or its one DROP. Raises what kept it from that; what is not recorded stays."""
+        if changes[0].kind is Kind.DROP:
+            await self._drop(mapped, changes[0])
+        else:
+            await self._deliver_contacts(mapped, changes)
+
+    async def _drop(self, mapped: MappedList, change: Change) -> None:
+        try:
+            await self._provider.delete_list(str(mapped.provider_list_id))
+        except (Refused, Unsupported) as error:
+            reason = error.reason if isinstance(error, Refused) else Reason.REQUEST_REFUSED
+            await self._settle(mapped, [Settled(change, Rejected(reason, error.detail))])
+            return
+        await self._store.memory.forget_list(mapped.id, change.seq)
+        await self._recorded(None)
+        self._tickets.done(mapped.id, [change.seq])
+        await self._replicas.tell(ChangesSettled(mapped.id))
+        self._log.info("list_deleted", list=mapped.public_id)
+
+    async def _deliver_contacts(self, mapped: MappedList, changes: Sequence[Change]) -> None:
+        list_id = str(mapped.provider_list_id)
+        steps = await plan(self._store, mapped, changes)
+        removals = [(step, contact) for step in steps for contact in step.removals]
+        if removals:
+            outcomes = await self._call(self._provider.remove, list_id, [contact for _, contact in removals])
+            for (step, contact), outcome in zip(removals, outcomes, strict=True):
+                step.removed(contact, outcome)
+            # An opt-out that a removal told would not be told again: it is recorded before anything else happens.
+            await self._settle(mapped, [step.settled() for step in steps if step.outcome is not None])
+            steps = [step for step in steps if step.outcome is None]
+        upserts = [(step, step.upsert) for step in steps if step.upsert is not None and step.outcome is None]
+        if upserts:
+            outcomes = await self._call(self._provider.upsert, list_id, [contact for _, contact in upserts])
+            for (step, _), outcome in zip(upserts, outcomes, strict=True):
+                step.outcome = outcome
+        after = [contact for step in steps if _on_list(step) for contact in step.removals_after]
+        if after:
+            await self._call(self._provider.remove, list_id, after)
+        await self._settle(mapped, [step.settled() for step in steps])
+
+    async def _call(self, call: ContactCall, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        """One outcome per contact, whatever the provider refused for good; other errors pass.
+
+        A batch that is refused because of a contact that nobody names is halved until that contact is found.
+        """
+        try:
+            return await call(list_id, contacts)
+        except ContactRefused as error:
+            if len(contacts) == 1:
+                return [Rejected(error.reason, error.detail)]
+            half = len(contacts) // 2
+            first = await self._call(call, list_id, contacts[:half])
+            return first + await self._call(call, list_id, contacts[half:])
+        except Refused as error:
+            self._log.warning("batch_refused", contacts=len(contacts), reason=error.reason, detail=error.detail)
+            return [Rejected(error.reason, error.detail)] * len(contacts)
+        except Unsupported as error:
+            return [Rejected(Reason.REQUEST_REFUSED, error.detail)] * len(contacts)
+
+    async def _settle(self, mapped: MappedList, settled: Sequence[Settled]) -> None:
+        if not settled:
+            return
+        now = self._clock.now()
+        await self._store.memory.settle(mapped.account, mapped.id, settled, now)
+        waits_s = [item.outcome.retry_after_s for item in settled if isinstance(item.outcome, Postponed)]
+        await self._recorded(now + min(waits_s) if waits_s else None)
+        done: list[int] = []
+        rejected: list[tuple[int, str, Rejected]] = []
+        postponed: list[int] = []
+        counts = dict.fromkeys(("delivered", "opted_out", "rejected", "postponed"), 0)
+        for item in settled:
+            change = item.change
+            match item.outcome:
+                case Rejected() as outcome:
+                    rejected.append((change.seq, change.contact_id, outcome))
+                    counts["rejected"] += 1
+                case Postponed():
+                    postponed.append(change.seq)
+                    counts["postponed"] += 1
+                case outcome:
+                    done.append(change.seq)
+                    counts["opted_out" if isinstance(outcome, OptedOut) else "delivered"] += 1
+        self._tickets.done(mapped.id, done)
+        self._tickets.rejected(mapped.id, rejected)
+        self._tickets.postponed(mapped.id, postponed)
+        await self._replicas.tell(ChangesSettled(mapped.id))
+        self._metrics.delivery_s.labels(mapped.account).observe(now - min(item.change.created_at for item in settled))
+        for outcome_name, count in counts.items():
+            self._metrics.outcomes.labels(mapped.account, outcome_name).inc(count)
+        self._log.info("batch_settled", list=mapped.public_id, **counts)
+
+
+def _on_list(step: Step) -> bool:
+    return isinstance(step.outcome, Delivered | OptedOut)
