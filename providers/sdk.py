@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, ParamSpec, TypeVar
 
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 
 from providers.answers import MAX_ANSWER_BYTES, Answer
@@ -47,7 +48,8 @@ class PooledTransport:
             ) as response:  # fmt: skip
                 chunks: list[bytes] = []
                 size = 0
-                for chunk in response.iter_content(64 * 1024):
+                # `read1` gives what has come; `iter_content` waits for a whole chunk, however slowly that drips in.
+                while chunk := response.raw.read1(64 * 1024, decode_content=True):
                     size += len(chunk)
                     chunks.append(chunk)
                     if size > MAX_ANSWER_BYTES:
@@ -59,7 +61,7 @@ class PooledTransport:
                     {name.lower(): value for name, value in response.headers.items()},
                     b"".join(chunks),
                 )
-        except requests.RequestException as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise Transient(f"{method}: {type(error).__name__}") from error
 
     def close(self) -> None:

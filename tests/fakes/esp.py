@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,34 @@ class Call:
     body: Any
 
 
+class Hold:
+    """One call that waits at the service until it is released. `reached` is set as soon as it waits."""
+
+    def __init__(self, calls: str, skip: int, acted: bool) -> None:
+        self.acted = acted
+        self.reached = asyncio.Event()
+        self._calls = re.compile(calls)
+        self._skip = skip
+        self._released: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def takes(self, request: web.Request) -> bool:
+        """Whether this is the call to hold."""
+        if self.reached.is_set() or self._released.done() or not self._calls.search(f"{request.method} {request.path}"):
+            return False
+        self._skip -= 1
+        return self._skip < 0
+
+    def release(self, *, act: bool) -> None:
+        """Lets the call go on. One that has not been acted on is acted on now, or never when `act` is False."""
+        if not self._released.done():
+            self._released.set_result(act)
+
+    async def wait(self) -> bool:
+        """Whether the call is still to be acted on, as soon as it may go on."""
+        self.reached.set()
+        return await self._released
+
+
 @dataclass
 class FakeEsp:
     """A strict fake: subclass it, fill `routes`, `error`. Every call is logged, counted and held against the spec.
@@ -51,6 +80,7 @@ class FakeEsp:
         self._faults: list[Fault | None] = []
         self._runner: web.AppRunner | None = None
         self._hanging = asyncio.Event()
+        self._hold: Hold | None = None
         self.base_url = ""
 
     def routes(self) -> list[web.RouteDef]:
@@ -70,6 +100,12 @@ class FakeEsp:
         self._faults.clear()
         self._hanging.set()
         self._hanging = asyncio.Event()
+
+    def hold(self, calls: str, *, skip: int = 0, acted: bool = False) -> Hold:
+        """Holds the next call whose `METHOD /path` matches, `skip` of them left out: before the service acts, or when
+        it has `acted` and not answered. One call at a time is held."""
+        self._hold = Hold(calls, skip, acted)
+        return self._hold
 
     async def start(self, port: int = 0) -> str:
         """Listens on loopback; gives the base URL."""
@@ -97,9 +133,21 @@ class FakeEsp:
             self._note(request, body)
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)
+            if self._hold is not None and self._hold.takes(request):
+                return await self._answer_held(self._hold, request, handler)
             return await self._answer(request, handler)
         finally:
             self._under_way -= 1
+
+    async def _answer_held(self, hold: Hold, request: web.Request, handler: Handler) -> web.StreamResponse:
+        if hold.acted:
+            answer = await self._answer(request, handler)
+            await hold.wait()
+            return answer
+        if await hold.wait():
+            return await self._answer(request, handler)
+        self._abort(request)
+        return web.Response(status=503)
 
     def _note(self, request: web.Request, body: bytes) -> None:
         query = dict(request.query)
