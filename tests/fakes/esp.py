@@ -129,7 +129,10 @@ class FakeEsp:
         if self._under_way > self.parallel_limit:
             self.violations.append(f"{self._under_way} calls at one time, {self.parallel_limit} are allowed")
         try:
-            body = await request.read()
+            try:
+                body = await request.read()
+            except ConnectionResetError:  # the caller was killed in the middle of its call
+                return web.Response(status=400)
             self._note(request, body)
             if self.latency_s:
                 await asyncio.sleep(self.latency_s)

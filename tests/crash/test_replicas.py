@@ -1,0 +1,16 @@
+"""Real bridges on one PostgreSQL: one that is killed is replaced, nothing is lost, limits and order hold."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import new_database
+from tests.crash.replicas import play_replicas
+
+
+@pytest.mark.parametrize("number", [2, 4])
+async def test_a_killed_replica_is_replaced_and_nothing_is_lost(number: int, postgres: str, tmp_path: Path) -> None:
+    result = await play_replicas(number, tmp_path, await new_database(postgres), kills=2, seed="1")
+    assert result.differences == []
+    assert result.takeovers_s
+    assert result.expected > 0
