@@ -23,7 +23,7 @@ run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 crash: $(VENV)/.dev
 	$(BIN)/python -m tests.crash $(ARGS)

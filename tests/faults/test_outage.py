@@ -31,6 +31,7 @@ def contact(number: int, version: int) -> WireContact:
     return person(number, first=f"Маша {version}")
 
 
+@pytest.mark.parametrize("store_url", ["sqlite"], indirect=True)
 async def test_an_outage_of_six_hours_with_ten_thousand_changes(bench: Bench) -> None:
     list_id = await bench.create()
     assert await bench.change(list_id, "add", person(0)) == Tally(delivered=1)
