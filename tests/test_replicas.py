@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ async def replicas(
 
 def is_leading(bench: Bench) -> bool:
     return bench.bridge.couriers.of("main", "memory").is_leading
+
+
+async def sees(bench: Bench, state: State) -> bool:
+    """Whether word of the provider's state has come to this replica."""
+    return bench.bridge.couriers.of("main", "memory").health.state is state
 
 
 def connection_of(bench: Bench) -> Any:
@@ -149,9 +155,10 @@ async def test_an_outage_seen_by_the_leader_is_known_to_all(replicas: list[Bench
     replicas[0].esp.script = [Transient("503", retry_after_s=60.0)]
     assert await replicas[1].change(list_id, "add", person(5)) == Tally(pending=1)
     for bench in replicas:
-        assert bench.bridge.couriers.of("main", "memory").health.state is State.DOWN
+        await bench.until(partial(sees, bench, State.DOWN))
         assert await bench.change(list_id, "add", person(6)) == Tally(pending=1)
     await replicas[0].until_delivered()
+    await replicas[2].until(partial(sees, replicas[2], State.UP))
     assert await replicas[2].change(list_id, "add", person(7)) == DELIVERED
 
 
