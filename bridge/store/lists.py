@@ -4,7 +4,7 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 
 from bridge.store.database import Database
 from bridge.store.tables import contacts, lists, outbox
@@ -182,8 +182,8 @@ class ListMap:
         async with self._database.read() as connection:
             return [(account, provider) for account, provider in await connection.execute(query)]
 
-    async def _one(self, *conditions: object) -> MappedList | None:
-        query = select(*_COLUMNS).where(*conditions).order_by(lists.c.id.desc()).limit(1)  # type: ignore[arg-type]
+    async def _one(self, *conditions: ColumnElement[bool]) -> MappedList | None:
+        query = select(*_COLUMNS).where(*conditions).order_by(lists.c.id.desc()).limit(1)
         async with self._database.read() as connection:
             row = (await connection.execute(query)).first()
         return None if row is None else _mapped(row)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from sqlalchemy import case, delete, exists, func, select, update
+from sqlalchemy import RowMapping, case, delete, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
@@ -191,8 +191,7 @@ class Outbox:
         }
 
 
-def _change(row: object) -> Change:
-    values = dict(row)  # type: ignore[call-overload]
+def _change(values: RowMapping) -> Change:
     old = values["old_addresses"]
     return Change(
         contact_id=values["contact_id"],
