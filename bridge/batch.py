@@ -89,6 +89,7 @@ def _plan_upsert(facts: "_Facts", step: Step) -> None:
         old_address=old,
         keep_old=keep_old,
         provider_contact_id=None if known is None else known.provider_contact_id,
+        id_is_old=known is not None and known.fingerprint != facts.fingerprint(change.address),
     )
     if keep_old:
         step.removals_after = [contact for fingerprint, contact in left.items() if fingerprint not in used_here]

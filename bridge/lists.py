@@ -71,7 +71,7 @@ class Lists:
 
     async def _make(self, account: Account, provider: Provider[Any], name: str) -> str:
         for number in range(1, NAMES_TRIED + 1):
-            provider_name = fitting_name(name, provider.limits.list_name_chars, number)
+            provider_name = provider.list_name(name, number)
             if await provider.find_list(provider_name) is not None:
                 continue
             intent = await self._store.lists.begin(
@@ -97,9 +97,3 @@ class Lists:
         await self._store.lists.finish(intent, public_id, provider_list_id, self._clock.now())
         log.info("list_created", account=account.name, list=public_id)
         return public_id
-
-
-def fitting_name(name: str, max_chars: int, number: int) -> str:
-    """The name cut to what the ESP allows; from the second on with its number: "Clients (2)"."""
-    suffix = f" ({number})" if number > 1 else ""
-    return name[: max_chars - len(suffix)].rstrip() + suffix

@@ -1,207 +1,49 @@
-"""What an email service provider is to the bridge: the words, the promises and the errors.
+"""What an email service provider is to the bridge: its words, its promises, and the class that keeps them.
 
 A provider turns "these people belong on that list" into calls of one email service (ESP). It keeps no state
 of its own between calls that a restart could lose, never retries (the bridge does, in one place) and never
-guesses: what it cannot say it raises as one of the errors below.
+guesses: what it cannot say it raises as one of `providers.errors`.
 
-    ProviderError
-    ├── Transient          try again later; the change is kept
-    ├── AuthFailed         key or rights refused; the change is kept until somebody mends the key
-    ├── Refused            the request is wrong for good: plan limit, list gone
-    ├── ContactRefused     some contact of the batch is wrong for good and the ESP does not say which
-    └── Unsupported        the ESP cannot express this
+An author of a provider finds here all names that its module needs.
 """
 
 import enum
-import re
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Annotated, ClassVar, Final, Generic, Self, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Generic, Self, TypeAlias, TypeVar
 
 import msgspec
 
-ADDRESS_MAX_CHARS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
+from providers.contact import (
+    ADDRESS_MAX_CHARS,
+    BOUNCED,
+    Contact,
+    Delivered,
+    Member,
+    MemberState,
+    OptedOut,
+    Outcome,
+    Postponed,
+    Rejected,
+)
+from providers.errors import (
+    AuthFailed,
+    ContactRefused,
+    ProviderError,
+    Reason,
+    Refused,
+    Secret,
+    Transient,
+    Unsupported,
+    redact,
+)
 
-_PART = r"[^\s@<>\"'(),;:=/?&\[\]]"
-_ADDRESS_IN_TEXT = re.compile(rf"({_PART}?){_PART}{{0,64}}(?:@|%40)({_PART}){_PART}*", re.IGNORECASE)
-_KEY_IN_TEXT = re.compile(r"(SG\.[\w.-]{8,}|[0-9a-f]{32,}(?:-us\d+)?|(?:Bearer|Basic)\s+[\w.~+/=-]{8,})", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """`text` with every email address cut to its first letters and every key replaced; safe to log and to show."""
-    text = _ADDRESS_IN_TEXT.sub(r"\1***@\2***", text)
-    return _KEY_IN_TEXT.sub("<secret>", text)
-
-
-class Secret:
-    """A text that prints as `<secret>`; `reveal()` gives it back to the one place that needs it."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        return self._text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __repr__(self) -> str:
-        return "<secret>"
-
-
-class Reason(enum.StrEnum):
-    """Why something was refused for good. People read it in their language (`bridge.texts`)."""
-
-    # one contact
-    NO_ADDRESS = "no_address"
-    INVALID_ADDRESS = "invalid_address"
-    FORGOTTEN = "forgotten"  # deleted at the ESP for good: only the person can come back
-    TOO_OFTEN = "too_often"  # the ESP sees too many sign-ups of this address right now
-    CONTACT_REFUSED = "contact_refused"
-    # a whole request
-    LIST_GONE = "list_gone"
-    LIST_LIMIT = "list_limit"
-    PLAN_LIMIT = "plan_limit"
-    RIGHTS = "rights"
-    NAME_TAKEN = "name_taken"
-    REQUEST_REFUSED = "request_refused"
-
-
-class ProviderError(Exception):
-    """The root of all that a provider raises.
-
-    `detail` is for the log: what the ESP said, redacted here, with status and request id where known.
-    """
-
-    def __init__(self, detail: str = "") -> None:
-        self.detail = redact(detail)
-        super().__init__(self.detail)
-
-
-class Transient(ProviderError):
-    """Worth repeating unchanged. `retry_after_s` is the ESP's own wish, None when it gave none."""
-
-    def __init__(self, detail: str = "", retry_after_s: float | None = None) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
-
-
-class AuthFailed(ProviderError):
-    """The ESP refused the key or its rights. Nothing about the contacts is known."""
-
-
-class Refused(ProviderError):
-    """The ESP refused the whole request for good."""
-
-    def __init__(self, reason: Reason = Reason.REQUEST_REFUSED, detail: str = "") -> None:
-        super().__init__(detail)
-        self.reason = reason
-
-
-class ContactRefused(Refused):
-    """The ESP refused a batch because of a contact that it did not name. The bridge halves the batch and repeats."""
-
-    def __init__(self, reason: Reason = Reason.CONTACT_REFUSED, detail: str = "") -> None:
-        super().__init__(reason, detail)
-
-
-class Unsupported(ProviderError):
-    """The ESP cannot express what was asked; `detail` says what and what to do instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A person as the caller knows them.
-
-    `id` is the caller's id (Planfix), kept at the ESP where it has a place for it. `address` is stripped and holds
-    one `@`; only in `remove` may it be empty, when `provider_contact_id` is known. None as a name means "not told":
-    the ESP's own is left alone.
-
-    `old_address` is the address that the contact had on this list before: after an upsert it is off the list, its
-    opt-out holds for the new address too (a bounce does not). With `keep_old` another contact still uses the old
-    address: its opt-out is read, but it is neither renamed nor removed.
-
-    `provider_contact_id` is what an earlier outcome gave, None when unknown. It may belong to an earlier address.
-    """
-
-    id: str
-    address: str
-    first_name: str | None = None
-    last_name: str | None = None
-    old_address: str | None = None
-    keep_old: bool = False
-    provider_contact_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Delivered:
-    """The ESP holds what was asked. `provider_contact_id` is the ESP's id, or the address where it has no other."""
-
-    provider_contact_id: str | None = None
-
-
-BOUNCED: Final = "bounced"
-
-
-@dataclass(frozen=True, slots=True)
-class OptedOut:
-    """The ESP keeps this address out: unsubscribed, bounced, complained. It gets no mail by this call or after it.
-
-    An opt-out is the person's and holds for every address of theirs. Only what is `how=BOUNCED` is the address's
-    alone: a person whose mail bounced may be reached under another one.
-    """
-
-    how: str = "unsubscribed"
-    provider_contact_id: str | None = None
-
-    @property
-    def is_of_person(self) -> bool:
-        return self.how != BOUNCED
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """This contact is refused for good; the others of the batch are not touched by it."""
-
-    reason: Reason
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Postponed:
-    """This contact is refused for now; the bridge tries it again alone after `retry_after_s` seconds."""
-
-    retry_after_s: float
-    reason: Reason
-    detail: str = ""
-
-
-Outcome: TypeAlias = Delivered | OptedOut | Rejected | Postponed
-
-
-class MemberState(enum.StrEnum):
-    SUBSCRIBED = "subscribed"
-    OPTED_OUT = "opted_out"
-    PENDING = "pending"  # waits for the person to confirm
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A contact as the ESP holds it on a list. `id` is the caller's id where the ESP keeps it."""
-
-    address: str
-    state: MemberState
-    first_name: str = ""
-    last_name: str = ""
-    id: str | None = None
-    provider_contact_id: str | None = None
+__all__ = ["ADDRESS_MAX_CHARS", "BOUNCED", "AuthFailed", "CallObserver", "Capabilities", "Contact", "ContactRefused"]
+__all__ += ["Delivered", "Finding", "Limits", "Member", "MemberState", "OptedOut", "Outcome", "Postponed", "Proof"]
+__all__ += ["Provider", "ProviderError", "Reason", "Refused", "Rejected", "Secret", "Settings", "SettingsT"]
+__all__ += ["Transient", "Unsupported", "redact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,15 +55,31 @@ class Finding:
     advice: str = ""
 
 
+class Proof(enum.StrEnum):
+    """What a provider was tried against, the best of it. No live account was used for any of these."""
+
+    REAL_SERVER = "real server"
+    OFFICIAL_SPEC = "official API description"
+    DOCUMENTATION = "documentation only"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What the ESP can express. Shown in the matrix; switches what the conformance kit expects."""
+    """What the ESP can express. Shown in the matrix; switches what the conformance kit expects.
+
+    `unsupported` are sentences: what cannot be done, and what the bridge does or says then.
+    """
 
     list_is: str  # what a Planfix list becomes, in words
     renames_address: bool  # a changed address keeps the ESP's contact; otherwise it is a new one
     tells_opt_outs: bool  # upsert answers OptedOut; otherwise the ESP keeps people out by itself, unsaid
     equal_names: bool  # two lists may have one name at the ESP
     asynchronous: bool = False  # the ESP works changes off after its answer; the provider waits for the result
+    takes_opt_outs: bool = False  # `keep_out` marks people at the ESP; otherwise only the bridge remembers them
+    forgets_opt_outs: bool = False  # an opt-out is told once, then only the bridge remembers it
+    one_name: bool = False  # first and last name share one field
+    unsupported: tuple[str, ...] = ()
+    proof: Proof = Proof.DOCUMENTATION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +89,9 @@ class Limits:
     batch_size: int
     parallel_calls: int
     list_name_chars: int
-    name_chars: int | None = None  # of a first or last name; None: no limit known
+    name_chars: int | None = None  # of a first or last name, or of the one field of both; None: no limit known
+    lists: int | None = None  # in one account; None: no limit known
+    calls: str = "not published"  # in a time, in words; for people
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -305,13 +165,18 @@ class Provider(ABC, Generic[SettingsT]):
     async def check(self) -> list[Finding]:
         """Tests key, rights and what must exist, without changing anything. Raises only Transient."""
 
+    def list_name(self, name: str, number: int = 1) -> str:
+        """`name` as the ESP can hold it; from the second on with its number: "Clients (2)"."""
+        suffix = f" ({number})" if number > 1 else ""
+        return name[: self.limits.list_name_chars - len(suffix)].rstrip() + suffix
+
     @abstractmethod
     async def find_list(self, name: str) -> str | None:
         """The id of a list of exactly this name, None when there is none. "Could not look" raises."""
 
     @abstractmethod
     async def create_list(self, name: str) -> str:
-        """Makes a list and gives its id. `name` has at most `limits.list_name_chars` characters.
+        """Makes a list and gives its id. `name` is as `list_name` gives it.
 
         Raises Refused with NAME_TAKEN where the ESP wants names unique and has this one.
         """
@@ -327,6 +192,12 @@ class Provider(ABC, Generic[SettingsT]):
     @abstractmethod
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """`remove` for at most `limits.batch_size` contacts, no address twice (case aside)."""
+
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        """Makes the ESP send these people nothing, whoever adds them later; who is unknown there is made known as
+        opted out. Safe to repeat. Raises Unsupported where `capabilities.takes_opt_outs` is False.
+        """
+        raise Unsupported(f"{self.title} takes no opt-outs from outside; the bridge's own memory keeps them")
 
     @abstractmethod
     def members(self, list_id: str) -> AsyncIterator[Member]:

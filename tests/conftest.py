@@ -1,5 +1,6 @@
 """Fixtures that all tests share: both kinds of store, a driven clock, quiet logs."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import structlog
 
 from bridge.store import Store
+from providers import jobs, pace
 from tests.bench import Bench
 from tests.clock import DrivenClock
 from tests.postbox import install
@@ -23,6 +25,17 @@ def log_lines() -> Iterator[list[MutableMapping[str, Any]]]:
     structlog.configure(processors=[capture], cache_logger_on_first_use=False)
     yield capture.entries
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def quick_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fakes need no time: calls are not paced, and jobs are looked at without a pause."""
+
+    async def at_once(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(pace.Pace, "turn", at_once)
+    monkeypatch.setattr(jobs, "pause", at_once)
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,10 @@
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from bridge.delivery import State
-from bridge.lists import NAMES_TRIED, SAME_LIST_WITHIN_S, fitting_name
+from bridge.lists import NAMES_TRIED, SAME_LIST_WITHIN_S
 from bridge.planfix import CreateList, DeleteList, UpdateContact
 from bridge.replies import Failure, ListCreated, Outcome, Refusal, Tally, Unavailable
 from bridge.store import ListState
@@ -102,14 +100,6 @@ async def test_a_name_too_long_for_the_esp_is_cut_and_numbered(bench: Bench) -> 
     assert names(bench) == ["A filter with a very", "A filter with a (2)", "A filter with a (3)"]
 
 
-@given(st.text(min_size=1), st.integers(10, 100), st.integers(1, NAMES_TRIED))
-def test_a_fitting_name_fits_and_tells_numbers_apart(name: str, max_chars: int, number: int) -> None:
-    fitted = fitting_name(name, max_chars, number)
-    assert len(fitted) <= max_chars
-    assert fitted.endswith(f" ({number})") or number == 1
-    assert name.startswith(fitted.removesuffix(f" ({number})"))
-
-
 async def test_a_list_made_by_hand_is_never_taken(bench: Bench) -> None:
     by_hand = [made_by_hand(bench, name) for name in ("Клиенты", "Клиенты (2)")]
     list_id = await bench.create()
@@ -127,7 +117,7 @@ async def test_a_name_that_the_esp_finds_taken_only_while_making_is_numbered(ben
 
 async def test_too_many_lists_of_one_name_are_told(bench: Bench) -> None:
     for number in range(1, NAMES_TRIED + 1):
-        made_by_hand(bench, fitting_name("Клиенты", 20, number))
+        made_by_hand(bench, "Клиенты" if number == 1 else f"Клиенты ({number})")
     assert await ask(bench) == Failure(Reason.NAME_TAKEN)
     assert await open_intents(bench) == []
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from providers.base import Contact, Delivered
-from providers.testing.base import DOMAIN, Promises, id_of, listed, people, person
+from providers.testing.base import DOMAIN, Promises, id_of, people, person
 from providers.testing.harness import EspHarness
 
 NEW = f"new.address@{DOMAIN}"
@@ -32,7 +32,7 @@ class AddressPromises(Promises):
         for _ in range(2):
             outcomes = await esp.provider.upsert(list_id, [new, *others])
             assert {type(outcome) for outcome in outcomes} == {Delivered}
-            assert await esp.mailable(list_id) == listed(bystander, new, *others)
+            assert await esp.mailable(list_id) == esp.listed(bystander, new, *others)
 
     async def test_names_that_are_not_told_move_along_where_the_contact_does(
         self, esp: EspHarness, list_id: str, others: list[Contact]
@@ -51,7 +51,7 @@ class AddressPromises(Promises):
         await esp.provider.upsert(list_id, [old])
         await esp.provider.upsert(other_list, [old])
         await esp.provider.upsert(list_id, [moved(old), *others])
-        assert await esp.mailable(list_id) == listed(moved(old), *others)
+        assert await esp.mailable(list_id) == esp.listed(moved(old), *others)
         assert len(await esp.mailable(other_list)) == 1
 
     async def test_an_address_that_another_member_has(
@@ -63,7 +63,7 @@ class AddressPromises(Promises):
         for _ in range(2):
             outcomes = await esp.provider.upsert(list_id, [new, *others])
             assert {type(outcome) for outcome in outcomes} == {Delivered}
-            assert await esp.mailable(list_id) == listed(new, *others)
+            assert await esp.mailable(list_id) == esp.listed(new, *others)
 
     async def test_an_address_that_the_account_knows_from_elsewhere(
         self, esp: EspHarness, list_id: str, others: list[Contact]
@@ -73,7 +73,7 @@ class AddressPromises(Promises):
         await esp.provider.upsert(list_id, [old])
         await esp.provider.upsert(other_list, [taken])
         await esp.provider.upsert(list_id, [moved(old), *others])
-        assert await esp.mailable(list_id) == listed(moved(old), *others)
+        assert await esp.mailable(list_id) == esp.listed(moved(old), *others)
         assert NEW in await esp.mailable(other_list)
 
     async def test_an_address_that_differs_in_case_only(
@@ -84,13 +84,13 @@ class AddressPromises(Promises):
         new = moved(old, old.address.upper())
         outcomes = await esp.provider.upsert(list_id, [new, *others])
         assert {type(outcome) for outcome in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(new, *others)
+        assert await esp.mailable(list_id) == esp.listed(new, *others)
 
     async def test_an_old_address_that_nobody_knows(self, esp: EspHarness, list_id: str, others: list[Contact]) -> None:
         new = moved(person(1))
         outcomes = await esp.provider.upsert(list_id, [new, *others])
         assert {type(outcome) for outcome in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(new, *others)
+        assert await esp.mailable(list_id) == esp.listed(new, *others)
 
     async def test_an_old_address_that_another_contact_still_uses(
         self, esp: EspHarness, list_id: str, others: list[Contact]
@@ -101,33 +101,33 @@ class AddressPromises(Promises):
         for _ in range(2):
             outcomes = await esp.provider.upsert(list_id, [new, *others])
             assert {type(outcome) for outcome in outcomes} == {Delivered}
-            assert await esp.mailable(list_id) == listed(old, new, *others)
+            assert await esp.mailable(list_id) == esp.listed(old, new, *others)
 
     async def test_an_old_address_known_by_its_id_only(
         self, esp: EspHarness, list_id: str, others: list[Contact]
     ) -> None:
         old = person(1)
         (outcome,) = await esp.provider.upsert(list_id, [old])
-        new = replace(old, address=NEW, provider_contact_id=id_of(outcome))
+        new = replace(old, address=NEW, provider_contact_id=id_of(outcome), id_is_old=True)
         for _ in range(2):
             await esp.restart()
             outcomes = await esp.provider.upsert(list_id, [new, *others])
             assert {type(outcome) for outcome in outcomes} == {Delivered}
-            assert await esp.mailable(list_id) == listed(new, *others)
+            assert await esp.mailable(list_id) == esp.listed(new, *others)
 
     async def test_two_contacts_that_swap_their_addresses(self, esp: EspHarness, list_id: str) -> None:
         anna, ivan = people(2)
         await esp.provider.upsert(list_id, [anna, ivan])
         swapped = [moved(anna, ivan.address, keep_old=True), moved(ivan, anna.address, keep_old=True)]
         await esp.provider.upsert(list_id, swapped)
-        assert await esp.mailable(list_id) == listed(*swapped)
+        assert await esp.mailable(list_id) == esp.listed(*swapped)
 
     async def test_an_address_that_is_left_and_taken_in_one_call(self, esp: EspHarness, list_id: str) -> None:
         leaving = person(1)
         await esp.provider.upsert(list_id, [leaving])
         taking = person(2, address=leaving.address)
         await esp.provider.upsert(list_id, [moved(leaving), taking])
-        assert await esp.mailable(list_id) == listed(moved(leaving), taking)
+        assert await esp.mailable(list_id) == esp.listed(moved(leaving), taking)
 
     async def test_an_address_that_changes_twice_in_one_call(self, esp: EspHarness, list_id: str) -> None:
         first = person(1)
@@ -135,4 +135,4 @@ class AddressPromises(Promises):
         second = moved(first, f"second@{DOMAIN}")
         third = moved(second)
         await esp.provider.upsert(list_id, [second, third])
-        assert await esp.mailable(list_id) == listed(third)
+        assert await esp.mailable(list_id) == esp.listed(third)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from providers.base import Delivered, Member, MemberState, Rejected, Unsupported
-from providers.testing.base import DOMAIN, Promises, id_of, listed, people, person, upsert
+from providers.testing.base import DOMAIN, Promises, id_of, people, person, upsert
 from providers.testing.harness import EspHarness
 
 MANY = 10_000
@@ -53,7 +53,7 @@ class ContactPromises(Promises):
         outcomes = await esp.provider.upsert(list_id, contacts)
         assert len(outcomes) == len(contacts)
         assert {type(outcome) for outcome in outcomes} <= {Delivered}
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     @pytest.mark.parametrize("count", [1, 3])
     async def test_a_repeat_changes_nothing(self, esp: EspHarness, list_id: str, count: int) -> None:
@@ -62,13 +62,13 @@ class ContactPromises(Promises):
         assert await esp.provider.upsert(list_id, contacts) == first
         known = [replace(c, provider_contact_id=id_of(o)) for c, o in zip(contacts, first, strict=True)]
         assert await esp.provider.upsert(list_id, known) == first
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     async def test_calls_at_one_time_do_not_disturb_each_other(self, esp: EspHarness, list_id: str) -> None:
         contacts = people(3 * esp.provider.parallel_calls)
         outcomes = await asyncio.gather(*(esp.provider.upsert(list_id, [contact]) for contact in contacts))
         assert {type(outcome) for (outcome,) in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     async def test_an_address_given_twice_is_there_once(self, esp: EspHarness, list_id: str) -> None:
         anna, ivan = people(2)
@@ -76,7 +76,7 @@ class ContactPromises(Promises):
         outcomes = await esp.provider.upsert(list_id, [anna, ivan, twin, anna])
         assert outcomes[0] == outcomes[2] == outcomes[3]
         assert {type(outcome) for outcome in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(anna, ivan)
+        assert await esp.mailable(list_id) == esp.listed(anna, ivan)
 
     @pytest.mark.parametrize("alone", [True, False])
     @pytest.mark.parametrize("address", ODD_ADDRESSES)
@@ -84,7 +84,7 @@ class ContactPromises(Promises):
         contacts = [person(1, address=address)] if alone else [person(1, address=address), *people(2, first=2)]
         outcomes = await esp.provider.upsert(list_id, contacts)
         assert {type(outcome) for outcome in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
         await esp.provider.remove(list_id, contacts)
         assert await esp.mailable(list_id) == {}
 
@@ -96,21 +96,21 @@ class ContactPromises(Promises):
         ]
         for part in [[c] for c in contacts] if alone else [contacts]:
             await esp.provider.upsert(list_id, part)
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     @pytest.mark.parametrize("count", [1, 3])
     async def test_names_follow_and_none_leaves_them_alone(self, esp: EspHarness, list_id: str, count: int) -> None:
         contacts = people(count)
         untold = [replace(c, first_name=None, last_name=None) for c in contacts]
         await esp.provider.upsert(list_id, untold)
-        assert await esp.mailable(list_id) == listed(*untold)
+        assert await esp.mailable(list_id) == esp.listed(*untold)
         await esp.provider.upsert(list_id, contacts)
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
         await esp.provider.upsert(list_id, untold)
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
         renamed = [replace(c, first_name="Новое", last_name="") for c in contacts]
         await esp.provider.upsert(list_id, renamed)
-        assert await esp.mailable(list_id) == listed(*renamed)
+        assert await esp.mailable(list_id) == esp.listed(*renamed)
 
     @pytest.mark.parametrize("count", [1, 3])
     async def test_a_name_that_is_too_long_is_cut(self, esp: EspHarness, list_id: str, count: int) -> None:
@@ -118,7 +118,7 @@ class ContactPromises(Promises):
         contacts = [replace(c, first_name="Я" * ((limit or 200) + 1)) for c in people(count)]
         outcomes = await esp.provider.upsert(list_id, contacts)
         assert {type(outcome) for outcome in outcomes} == {Delivered}
-        assert await esp.mailable(list_id) == listed(
+        assert await esp.mailable(list_id) == esp.listed(
             *(replace(c, first_name=c.first_name[:limit] if c.first_name else "") for c in contacts)
         )
 
@@ -132,7 +132,7 @@ class ContactPromises(Promises):
         assert isinstance(refused, Rejected)
         assert bad.address not in refused.detail
         assert [type(outcome) for outcome in outcomes] == [Delivered] * len(good)
-        assert await esp.mailable(list_id) == listed(*good)
+        assert await esp.mailable(list_id) == esp.listed(*good)
 
     @pytest.mark.parametrize("by_id", [True, False])
     @pytest.mark.parametrize("count", [1, 3])
@@ -149,22 +149,22 @@ class ContactPromises(Promises):
         ]
         for _ in range(2):
             assert [type(o) for o in await esp.provider.remove(list_id, asked)] == [Delivered] * count
-            assert await esp.mailable(list_id) == listed(staying)
-        assert await esp.mailable(other) == listed(*going, staying)
+            assert await esp.mailable(list_id) == esp.listed(staying)
+        assert await esp.mailable(other) == esp.listed(*going, staying)
 
     async def test_a_large_removal(self, esp: EspHarness, list_id: str) -> None:
         contacts = people(min(esp.provider.limits.batch_size, MANY // 10) + 2)
         await esp.provider.upsert(list_id, contacts)
         outcomes = await esp.provider.remove(list_id, contacts[1:])
         assert len(outcomes) == len(contacts) - 1
-        assert await esp.mailable(list_id) == listed(contacts[0])
+        assert await esp.mailable(list_id) == esp.listed(contacts[0])
 
     @pytest.mark.parametrize("count", [1, 3])
     async def test_removing_strangers_is_success(self, esp: EspHarness, list_id: str, count: int) -> None:
         member = person(9)
         await esp.provider.upsert(list_id, [member])
         assert [type(o) for o in await esp.provider.remove(list_id, people(count))] == [Delivered] * count
-        assert await esp.mailable(list_id) == listed(member)
+        assert await esp.mailable(list_id) == esp.listed(member)
 
     @pytest.mark.parametrize("count", [1, 3])
     async def test_our_own_removal_is_no_opt_out(self, esp: EspHarness, list_id: str, count: int) -> None:
@@ -175,7 +175,7 @@ class ContactPromises(Promises):
             await esp.restart()
             outcomes = await esp.provider.upsert(list_id, contacts)
             assert {type(outcome) for outcome in outcomes} == {Delivered}
-            assert await esp.mailable(list_id) == listed(*contacts)
+            assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     async def test_members_are_all_there_with_state_and_id(self, esp: EspHarness, list_id: str) -> None:
         """Those who opted out are left out or shown as such, never as subscribed."""
@@ -191,7 +191,7 @@ class ContactPromises(Promises):
         told_out = members.pop(out.address, None)
         assert told_out is None or told_out.state is MemberState.OPTED_OUT
         assert {m.state for m in members.values()} == {MemberState.SUBSCRIBED}
-        assert {a: (m.first_name, m.last_name) for a, m in members.items()} == listed(*contacts[:-1])
+        assert {a: (m.first_name, m.last_name) for a, m in members.items()} == esp.listed(*contacts[:-1])
         for contact, outcome in zip(contacts[:-1], outcomes, strict=False):
             member = members[contact.address]
             assert member.id in (contact.id, None)

@@ -10,7 +10,7 @@ import pytest
 
 from providers.base import AuthFailed, Contact, Delivered, ProviderError, Transient
 from providers.testing.addresses import NEW, moved
-from providers.testing.base import Promises, listed, people, person
+from providers.testing.base import BridgeSide, Promises, people, person
 from providers.testing.harness import EspHarness, Fault
 
 SHORT_TIMEOUT_S: Final = 1.0
@@ -31,7 +31,8 @@ class FaultPromises(Promises):
         the operation makes fewer calls, or does not need the one that failed.
         """
         calls = esp.calls()
-        esp.fail(fault, after=after)
+        # An HTTP client may repeat a read by itself, once, for a connection that was kept may have died long ago.
+        esp.fail(fault, times=2 if fault is Fault.CONNECTION_RESET else 1, after=after)
         raised: ProviderError | None = None
         try:
             await operation
@@ -58,22 +59,22 @@ class FaultPromises(Promises):
 
     @any_fault
     @at_any_call
-    async def test_upsert(self, esp: EspHarness, list_id: str, fault: Fault, after: int) -> None:
+    async def test_upsert(self, esp: EspHarness, bridge: BridgeSide, list_id: str, fault: Fault, after: int) -> None:
         fresh, known, old, out = people(4)
-        await esp.provider.upsert(list_id, [known, old, out])
+        await bridge.upsert(list_id, [known, old, out])
         await esp.opt_out(out.address)
         await self.prepare(esp, list_id, fault)
         before = await esp.mailable(list_id)
 
         contacts = [fresh, person(2, first_name="Новое"), moved(old), out]
-        await self.ends_in(esp, fault, after, esp.provider.upsert(list_id, contacts), [*contacts, old])
+        await self.ends_in(esp, fault, after, bridge.upsert(list_id, contacts), [*contacts, old])
 
         if fault is Fault.WRONG_KEY and after == 0:
             assert await esp.mailable(list_id) == before
         assert out.address not in await esp.mailable(list_id)
-        outcomes = await esp.provider.upsert(list_id, contacts)
+        outcomes = await bridge.upsert(list_id, contacts)
         assert [type(outcome) for outcome in outcomes[:3]] == [Delivered] * 3
-        assert await esp.mailable(list_id) == listed(*contacts[:3])
+        assert await esp.mailable(list_id) == esp.listed(*contacts[:3])
 
     @any_fault
     @at_any_call
@@ -82,35 +83,40 @@ class FaultPromises(Promises):
         contact = person(1)
         await self.ends_in(esp, fault, after, esp.provider.upsert(list_id, [contact]), [contact])
         assert [type(o) for o in await esp.provider.upsert(list_id, [contact])] == [Delivered]
-        assert await esp.mailable(list_id) == listed(contact)
+        assert await esp.mailable(list_id) == esp.listed(contact)
 
     @any_fault
     @at_any_call
     async def test_a_changed_address_of_one_who_opted_out(
-        self, esp: EspHarness, list_id: str, fault: Fault, after: int
+        self, esp: EspHarness, bridge: BridgeSide, list_id: str, fault: Fault, after: int
     ) -> None:
         out = person(1)
-        await esp.provider.upsert(list_id, [out])
+        await bridge.upsert(list_id, [out])
         await esp.opt_out(out.address)
         await self.prepare(esp, list_id, fault)
-        operation = esp.provider.upsert(list_id, [moved(out)])
+        operation = bridge.upsert(list_id, [moved(out)])
         await self.ends_in(esp, fault, after, operation, [out, moved(out)])
         assert await esp.mailable(list_id) == {}
-        await esp.provider.upsert(list_id, [moved(out)])
+        await bridge.upsert(list_id, [moved(out)])
         assert await esp.mailable(list_id) == {}
 
     @at_any_call
-    async def test_an_opt_out_before_the_repeat(self, esp: EspHarness, list_id: str, after: int) -> None:
+    async def test_an_opt_out_before_the_repeat(
+        self, esp: EspHarness, bridge: BridgeSide, list_id: str, after: int
+    ) -> None:
         """The answer is lost, the person opts out, the bridge repeats."""
         await self.prepare(esp, list_id, Fault.CUT_JSON)
         out, old, other = people(3)
-        await esp.provider.upsert(list_id, [old])
+        await bridge.upsert(list_id, [old])
         contacts = [out, moved(old), other]
-        await self.ends_in(esp, Fault.CUT_JSON, after, esp.provider.upsert(list_id, contacts), contacts)
+        await self.ends_in(esp, Fault.CUT_JSON, after, bridge.upsert(list_id, contacts), contacts)
         await esp.opt_out(out.address)
         await esp.opt_out(NEW)
-        await esp.provider.upsert(list_id, contacts)
-        assert await esp.mailable(list_id) == listed(other)
+        await bridge.upsert(list_id, contacts)
+        mailable = await esp.mailable(list_id)
+        if esp.provider.capabilities.forgets_opt_outs:  # nobody heard that they were on the list before they left
+            mailable = {address: names for address, names in mailable.items() if address == other.address}
+        assert mailable == esp.listed(other)
 
     @any_fault
     @at_any_call
@@ -123,7 +129,7 @@ class FaultPromises(Promises):
         if fault is Fault.WRONG_KEY and after == 0:
             assert await esp.mailable(list_id) == before
         assert [type(o) for o in await esp.provider.remove(list_id, going)] == [Delivered] * 2
-        assert await esp.mailable(list_id) == listed(staying)
+        assert await esp.mailable(list_id) == esp.listed(staying)
 
     @at_any_call
     async def test_a_removal_with_a_lost_answer_is_no_opt_out(self, esp: EspHarness, list_id: str, after: int) -> None:
@@ -132,7 +138,7 @@ class FaultPromises(Promises):
         await self.prepare(esp, list_id, Fault.CUT_JSON)
         await self.ends_in(esp, Fault.CUT_JSON, after, esp.provider.remove(list_id, contacts), contacts)
         assert [type(o) for o in await esp.provider.upsert(list_id, contacts)] == [Delivered] * 2
-        assert await esp.mailable(list_id) == listed(*contacts)
+        assert await esp.mailable(list_id) == esp.listed(*contacts)
 
     @any_fault
     @at_any_call

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from providers.base import Provider
+from providers.base import Contact, Provider
+from providers.names import joined
 
 
 class Fault(enum.StrEnum):
@@ -31,9 +32,20 @@ class EspHarness(ABC):
 
     provider: Provider[Any]
 
+    def listed(self, *contacts: Contact) -> dict[str, tuple[str, str]]:
+        """`contacts` as `mailable` shows them. Where the ESP has one name field, it stands first and the other is
+        empty."""
+        return {c.address.lower(): self._shown(c.first_name or "", c.last_name or "") for c in contacts}
+
+    def _shown(self, first_name: str, last_name: str) -> tuple[str, str]:
+        if not self.provider.capabilities.one_name:
+            return first_name, last_name
+        return joined(first_name, last_name, self.provider.limits.name_chars), ""
+
     @abstractmethod
     async def lists(self) -> dict[str, str]:
-        """Id and name of every list at the ESP."""
+        """Id and name of every list at the ESP; not those that the provider has retired because they cannot be
+        deleted."""
 
     @abstractmethod
     async def mailable(self, list_id: str) -> dict[str, tuple[str, str]]:
@@ -44,7 +56,8 @@ class EspHarness(ABC):
 
     @abstractmethod
     async def opt_out(self, address: str) -> None:
-        """The person clicks "unsubscribe" in a mail. An address that the ESP does not know is made known first."""
+        """The person clicks "unsubscribe" in a mail, of every list that has them. An address that is on no list is
+        put out as the ESP knows it: unsubscribed from everything, suppressed, banned; made known first where needed."""
 
     @abstractmethod
     async def make_list(self, name: str) -> str:

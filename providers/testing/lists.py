@@ -5,7 +5,7 @@
 import pytest
 
 from providers.base import Reason, Refused, Transient
-from providers.testing.base import Promises, listed, people, person
+from providers.testing.base import Promises, people, person
 from providers.testing.harness import EspHarness, Fault
 
 NAMES = ["Clients", "Клиенты: «Москва», Анна Иванова", 'O\'Hara & "Sons" <b>', "a/b?c=d%20#e+f", "🎉 רשימה"]
@@ -32,14 +32,24 @@ class ListPromises(Promises):
 
     @pytest.mark.parametrize("name", NAMES)
     async def test_a_created_list_has_its_name_and_is_found_by_it(self, esp: EspHarness, name: str) -> None:
-        list_id = await esp.provider.create_list(name)
-        assert await esp.lists() == {list_id: name}
-        assert await esp.provider.find_list(name) == list_id
+        fitting = esp.provider.list_name(name)
+        list_id = await esp.provider.create_list(fitting)
+        assert await esp.lists() == {list_id: fitting}
+        assert await esp.provider.find_list(fitting) == list_id
 
     async def test_a_name_may_be_as_long_as_the_limit_says(self, esp: EspHarness) -> None:
-        name = "я" * esp.provider.limits.list_name_chars
+        name = esp.provider.list_name("я" * (esp.provider.limits.list_name_chars + 1))
+        assert len(name) == esp.provider.limits.list_name_chars
         list_id = await esp.provider.create_list(name)
         assert await esp.provider.find_list(name) == list_id
+
+    @pytest.mark.parametrize("name", NAMES)
+    async def test_a_numbered_name_is_another_that_fits(self, esp: EspHarness, name: str) -> None:
+        names = [esp.provider.list_name(each, number) for each in (name, name * 100) for number in (1, 2, 50)]
+        assert len(set(names)) == len(names)
+        for each in names:
+            assert 0 < len(each) <= esp.provider.limits.list_name_chars
+            assert esp.provider.list_name(each) == each
 
     async def test_an_equal_name_is_a_second_list_or_told_as_taken(self, esp: EspHarness) -> None:
         first = await esp.provider.create_list("Клиенты")
@@ -54,6 +64,7 @@ class ListPromises(Promises):
 
     @pytest.mark.parametrize("name", NAMES)
     async def test_a_list_made_by_hand_is_found_among_others(self, esp: EspHarness, name: str) -> None:
+        name = esp.provider.list_name(name)
         await esp.make_list(f"{name} 2")
         by_hand = await esp.make_list(name)
         await esp.make_list(f"1 {name}")
@@ -81,7 +92,7 @@ class ListPromises(Promises):
         await esp.provider.upsert(staying, on_both)
         await esp.provider.delete_list(going)
         assert await esp.lists() == {staying: "Staying"}
-        assert await esp.mailable(staying) == listed(*on_both)
+        assert await esp.mailable(staying) == esp.listed(*on_both)
 
     async def test_deleting_a_list_that_is_gone_is_success(self, esp: EspHarness, list_id: str) -> None:
         await esp.provider.delete_list(list_id)

@@ -5,16 +5,18 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from time import time
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from providers.testing import Fault
+from providers.base import Provider
+from providers.testing import EspHarness, Fault
 from tests.specs import Spec
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -201,6 +203,47 @@ class FakeEsp:
     def _abort(request: BaseRequest) -> None:
         if request.transport is not None:
             request.transport.abort()
+
+
+class FakeHarness(EspHarness):
+    """What the harnesses of all fakes over HTTP share. `fake` runs already."""
+
+    def __init__(self, fake: FakeEsp, provider: Provider[Any], keys: Sequence[str]) -> None:
+        self.fake = fake
+        self.provider = provider
+        self._keys = list(keys)
+
+    def fail(self, fault: Fault, times: int = 1, after: int = 0) -> None:
+        self.fake.fail(fault, times, after)
+
+    def heal(self) -> None:
+        self.fake.heal()
+
+    def calls(self) -> int:
+        return len(self.fake.calls)
+
+    def violations(self) -> list[str]:
+        return self.fake.violations
+
+    def secrets(self) -> list[str]:
+        return self._keys
+
+
+HarnessT = TypeVar("HarnessT", bound=FakeHarness)
+
+
+@asynccontextmanager
+async def running(fake: FakeEsp, harness_of: Callable[[], HarnessT]) -> AsyncIterator[HarnessT]:
+    """A running fake and the open provider on it; `harness_of` is called when the fake has its `base_url`."""
+    await fake.start()
+    try:
+        harness = harness_of()
+        try:
+            yield harness
+        finally:
+            await harness.provider.close()
+    finally:
+        await fake.stop()
 
 
 def run_forever(make: Callable[..., FakeEsp], *, key: str, **knobs: float) -> None:

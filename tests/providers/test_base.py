@@ -221,3 +221,12 @@ def test_the_setting_of_parallel_calls_goes_before_the_limit() -> None:
     assert provider.parallel_calls == 1
     provider.settings = Settings(parallel_calls=5)
     assert provider.parallel_calls == 5
+
+
+@given(st.text(min_size=1), st.integers(1, 50))
+def test_a_list_name_fits_and_tells_numbers_apart(name: str, number: int) -> None:
+    recorder = Recorder.__new__(Recorder)
+    fitted = recorder.list_name(name, number)
+    assert len(fitted) <= recorder.limits.list_name_chars
+    assert fitted.endswith(f" ({number})") or number == 1
+    assert name.startswith(fitted.removesuffix(f" ({number})"))

@@ -1,0 +1,186 @@
+"""The plan of an upsert and a removal, for providers that fill in its small steps.
+
+The steps are `look_up`, `put`, `rename`, `keep_out` and `take_off`. What they must be called for, and in which order,
+so that nobody who opted out comes back under a changed address, is decided here, once for all services.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from re import fullmatch
+from typing import Any, ClassVar, Generic, TypeVar
+
+from providers.base import (
+    BOUNCED,
+    Contact,
+    Delivered,
+    OptedOut,
+    Outcome,
+    Provider,
+    Reason,
+    Refused,
+    SettingsT,
+)
+from providers.concurrency import each
+from providers.jobs import UnderWay
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A contact as the service has it. `opted_out` says how it is kept out of mail, None when it is not; `on_list`
+    whether it is on the list that was asked for, where the service tells. `raw` is the service's own record."""
+
+    id: str
+    address: str
+    opted_out: str | None = None
+    on_list: bool = True
+    raw: Any = None
+
+
+class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
+    """A provider whose upserts and removals follow the plan.
+
+    `list_id_pattern` is what an id of a list looks like: any other text is a list that does not exist, and reaches no
+    call. A provider of an asynchronous service replaces `under_way`.
+    """
+
+    list_id_pattern: ClassVar[str] = r"\d+"
+
+    def __init__(self, settings: SettingsT) -> None:
+        super().__init__(settings)
+        self.under_way = UnderWay(0.0)
+
+    async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        """Opt-outs of earlier addresses first, then changes of address, then everybody, then what is left behind."""
+        self.require_list(list_id)
+        outcomes: dict[int, Outcome] = {}
+        earlier = {i: former for i, contact in enumerate(contacts) if (former := former_contacts(contact))}
+        for index, former in earlier.items():
+            if waits := self.under_way.waiting(list_id, (c.address for c in former if c.address)):
+                outcomes[index] = waits
+        moving = {i: former for i, former in earlier.items() if i not in outcomes}
+        left: list[Found] = []
+        if moving:
+            left = await self._move(list_id, contacts, moving, outcomes)
+        going = [index for index in range(len(contacts)) if index not in outcomes]
+        if going:
+            told = await self.put(list_id, [contacts[index] for index in going])
+            outcomes.update(zip(going, told, strict=True))
+        if left:
+            await self.take_off(list_id, left)
+        return [outcomes[index] for index in range(len(contacts))]
+
+    async def _move(
+        self,
+        list_id: str,
+        contacts: Sequence[Contact],
+        moving: Mapping[int, Sequence[Contact]],
+        outcomes: dict[int, Outcome],
+    ) -> list[Found]:
+        """Settles who opted out under an earlier address, renames where that is possible; the records that must be
+        taken off the list at the end."""
+        asked = [(index, former) for index, some in moving.items() for former in some]
+        found = await self.look_up(list_id, [former for _, former in asked])
+        before: dict[int, list[Found]] = {}
+        for (index, _), one in zip(asked, found, strict=True):
+            if one is not None:
+                before.setdefault(index, []).append(one)
+        out: list[Contact] = []
+        free: dict[int, Found] = {}
+        left: list[Found] = []
+        for index, records in before.items():
+            contact = contacts[index]
+            how = next((r.opted_out for r in records if r.opted_out not in (None, BOUNCED)), None)
+            others = [r for r in records if r.address.lower() != contact.address.lower()]
+            if how is not None:
+                out.append(contact)
+                outcomes[index] = OptedOut(how)
+            elif self.capabilities.renames_address and len(others) == 1 and not others[0].opted_out:
+                free[index] = others[0]
+            if not contact.keep_old:
+                left += others
+        if out and self.capabilities.takes_opt_outs:
+            await self.keep_out(list_id, out)
+        renamed = await self._rename(list_id, contacts, {i: r for i, r in free.items() if not contacts[i].keep_old})
+        taken = {contact.address.lower() for contact in contacts}
+        return [r for r in left if r.id not in renamed and r.address.lower() not in taken]
+
+    async def _rename(self, list_id: str, contacts: Sequence[Contact], free: Mapping[int, Found]) -> set[str]:
+        """Gives records their new addresses where nobody has those; the ids of the records that were renamed."""
+        if not free:
+            return set()
+        owners = await self.look_up(list_id, [Contact(contacts[i].id, contacts[i].address) for i in free])
+        renamed = set()
+        for (index, record), owner in zip(free.items(), owners, strict=True):
+            if owner is None and await self.rename(list_id, record, contacts[index]):
+                renamed.add(record.id)
+        return renamed
+
+    async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        """Looks everybody up, for their ids and for opt-outs that would not be told again, then takes them off."""
+        if not self.is_list(list_id):
+            return [Delivered()] * len(contacts)
+        waiting = [self.under_way.waiting(list_id, [c.address] if c.address else []) for c in contacts]
+        asked = [contact for contact, waits in zip(contacts, waiting, strict=True) if waits is None]
+        found = await self.look_up(list_id, asked) if asked else []
+        there = [record for record in found if record is not None]
+        if there:
+            await self.take_off(list_id, there)
+        told = iter(found)
+        return [waits or self._removed(next(told)) for waits in waiting]
+
+    @staticmethod
+    def _removed(record: Found | None) -> Outcome:
+        if record is None:
+            return Delivered()
+        return OptedOut(record.opted_out, record.id) if record.opted_out else Delivered(record.id)
+
+    # The steps of the plan
+
+    @abstractmethod
+    async def look_up(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
+        """The service's records of contacts, in order: by `address` compared exactly (case aside), or by
+        `provider_contact_id` where there is no address; None for who is not in the account. An opt-out must be told
+        whether or not the record is on the list, and of an address that has no record, where the service keeps such."""
+
+    @abstractmethod
+    async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
+        """Puts contacts on the list under their present address, in the fewest calls; one outcome each, in order.
+        Never changes an opt-out. Old addresses are not its business. Raises as `Provider.upsert`."""
+
+    async def rename(self, list_id: str, record: Found, contact: Contact) -> bool:
+        """Gives a record the contact's address; False when the service will not. Only asked when
+        `capabilities.renames_address`, for a free address; `put` follows for names and list."""
+        raise AssertionError(f"{self.name} declares renames_address and does not say how")
+
+    @abstractmethod
+    async def take_off(self, list_id: str, records: Sequence[Found]) -> None:
+        """Takes records off the list and keeps them in the account. Who is not on it, and a list that is gone, are
+        success. Where that would lose the mark of an opt-out, who is `opted_out` stays."""
+
+    async def one_by_one(self, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
+        """`work` for every item, results in order, as many at one time as calls may be; the first failure stops the
+        rest."""
+        return await each(items, work, self.parallel_calls)
+
+    def is_list(self, list_id: str) -> bool:
+        """Whether the id may be one of this service's."""
+        return fullmatch(self.list_id_pattern, list_id) is not None
+
+    def require_list(self, list_id: str) -> None:
+        """Raises Refused for an id that is none of this service's."""
+        if not self.is_list(list_id):
+            raise Refused(Reason.LIST_GONE, f"no id of a list at {self.title}")
+
+
+def former_contacts(contact: Contact) -> list[Contact]:
+    """The contact under each address that it had before: by `old_address`, and by an id that is old."""
+    former = []
+    if contact.old_address and contact.old_address.lower() != contact.address.lower():
+        former.append(Contact(contact.id, contact.old_address))
+    if contact.id_is_old and contact.provider_contact_id:
+        former.append(Contact(contact.id, "", provider_contact_id=contact.provider_contact_id))
+    return former
