@@ -1,7 +1,6 @@
 """Brevo (formerly Sendinblue), API v3: contact lists. Quirks: docs/providers/brevo.md."""
 
-import csv
-import io
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
@@ -36,6 +35,7 @@ SINGLE_UP_TO: Final = 50  # contacts that go one by one: an import is looked at 
 REMOVED_AT_ONCE: Final = 150
 PLANFIX_ID: Final = "PLANFIX_ID"
 _PAGE: Final = 500
+_ADDRESSES: Final = re.compile(r"[^\s;,\"]+@[^\s;,\"]+")
 _JOB_ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 
 
@@ -194,14 +194,13 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         return (await self.call("job", "GET", "/processes/{}", process_id, bucket="jobs")).json()
 
     async def _invalid(self, job: Any) -> set[str]:
-        """The addresses that an import left out: the first column that holds any in the file that it points to."""
+        """The addresses that an import left out: all that stand in the file it points to, whose columns and separators
+        are not documented."""
         url = ((job.get("info") or {}).get("import") or {}).get("invalid_emails")
         if not url:
             return set()
-        text = (await self.download("import_report", url)).body.decode("utf-8-sig", "replace")
-        return {
-            cell.strip().lower() for row in csv.reader(io.StringIO(text, newline="")) for cell in row if "@" in cell
-        }
+        text = (await self.download("import_report", url)).body.decode("utf-8", "replace").lower()
+        return set(_ADDRESSES.findall(text))
 
     async def rename(self, list_id: str, record: Found, contact: Contact) -> bool:
         # Of a blocklisted contact this would lift the block: such are told by `look_up`, and are not renamed.

@@ -47,6 +47,7 @@ class FakeBrevo(FakeEsp):
     job_looks: int = 1
     job_status: str = "completed"
     refused_domain: str = "refused.test"
+    rate_limited: bool = False
     folders: dict[int, str] = field(default_factory=dict)
     lists: dict[int, str] = field(default_factory=dict)
     attributes: list[str] = field(default_factory=lambda: ["FIRSTNAME", "LASTNAME", "SMS"])
@@ -110,6 +111,8 @@ class FakeBrevo(FakeEsp):
         async def guarded(request: web.Request) -> web.StreamResponse:
             if request.headers.get("api-key") != KEY:
                 return self.error(401)
+            if self.rate_limited:
+                return self.error(429)
             try:
                 answer = handler(request)
                 return await answer if not isinstance(answer, web.Response) else answer
