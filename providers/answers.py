@@ -125,7 +125,7 @@ class ErrorTable:
     def error_of(self, answer: Answer, operation: str) -> ProviderError:
         """The error that an answer, for which `is_error` holds, stands for."""
         body = answer.json_or_none()
-        codes = list(self.codes(body)) if isinstance(body, dict | list) else []
+        codes = self._codes(body)
         code = next((code for code in codes if code in self.by_code), codes[0] if codes else None)
         kind = self._kind(answer.status, code)
         said = "; ".join(texts_in(body))[:500]
@@ -135,6 +135,12 @@ class ErrorTable:
         if isinstance(kind, Reason):
             return CallRefused(kind, detail, answer, code)
         return ContactRefused(detail=detail) if kind is ContactRefused else AuthFailed(detail)
+
+    def _codes(self, body: Any) -> list[object]:
+        try:
+            return list(self.codes(body))
+        except (AttributeError, IndexError, KeyError, TypeError):  # a body of another shape: a proxy's, or none
+            return []
 
     def _kind(self, status: int, code: object) -> Kind:
         if code in self.by_code:

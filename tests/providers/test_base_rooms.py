@@ -1,0 +1,196 @@
+"""The small rooms under all providers: pace, jobs, pages, parts, names."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers import jobs
+from providers.concurrency import chunks, each, together
+from providers.contact import Contact, Postponed
+from providers.errors import Refused, Transient
+from providers.jobs import Polling, UnderWay, follow
+from providers.names import joined, name_fields, slug, without, without_emoji
+from providers.pace import Pace, Rate
+from providers.paging import by_cursor, by_offset, by_page
+
+REAL_TURN = Pace.turn  # before the fixture of all tests makes it quick
+
+
+# Pace
+
+
+async def goes_at_once(pace: Pace, bucket: str) -> bool:
+    turn = asyncio.ensure_future(REAL_TURN(pace, bucket))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    done = turn.done()
+    turn.cancel()
+    return done
+
+
+async def test_no_more_calls_go_in_a_time_than_the_rate_of_their_bucket() -> None:
+    pace = Pace({"": [Rate(4, 3600)], "imports": [Rate(1, 3600)]})
+    assert [await goes_at_once(pace, "imports") for _ in range(2)] == [True, False]
+    # The refused one had its turn in the other bucket before, or waits there: at most two of the four are used.
+    assert [await goes_at_once(pace, "") for _ in range(2)] == [True, True]
+    assert not all([await goes_at_once(pace, "") for _ in range(3)])
+
+
+async def test_all_rates_of_a_bucket_hold() -> None:
+    pace = Pace({"": [Rate(5, 3600), Rate(2, 3600)]})
+    assert [await goes_at_once(pace, "") for _ in range(3)] == [True, True, False]
+
+
+# Jobs
+
+
+async def test_a_job_is_looked_at_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(jobs, "pause", pause)
+    seen = iter(range(10))
+
+    async def look() -> int:
+        return next(seen)
+
+    assert await follow(look, lambda number: number == 5, Polling(1, 4, 100)) == 5
+    assert waits == [1, 2, 4, 4, 4, 4]
+    with pytest.raises(Transient, match="not done after 10 s"):
+        await follow(look, lambda number: False, Polling(1, 4, 10))
+    assert sum(waits[6:]) <= 10
+
+
+async def test_what_a_job_may_still_do_is_waited_for() -> None:
+    under_way = UnderWay(3600)
+    with pytest.raises(Transient):
+        async with under_way.job("1", ["Anna@post.test"]):
+            raise Transient("no answer")
+    assert isinstance(under_way.waiting("1", ["x@post.test", "anna@POST.test"]), Postponed)
+    assert under_way.waiting("2", ["anna@post.test"]) is None
+    assert under_way.waiting("1", []) is None
+
+
+async def test_a_job_that_ended_or_was_refused_is_not() -> None:
+    under_way = UnderWay(3600)
+    async with under_way.job("1", ["anna@post.test"]):
+        assert under_way.waiting("1", ["anna@post.test"]) is not None
+    assert under_way.waiting("1", ["anna@post.test"]) is None
+    with pytest.raises(Refused):
+        async with under_way.job("1", ["anna@post.test"]):
+            raise Refused
+    assert under_way.waiting("1", ["anna@post.test"]) is None
+
+
+# Pages
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
+async def test_every_item_of_every_page_comes_once(count: int) -> None:
+    items = list(range(count))
+
+    async def at(offset: int) -> Sequence[int]:
+        return items[offset : offset + 2]
+
+    async def numbered(page: int) -> Sequence[int]:
+        return items[(page - 1) * 2 : page * 2]
+
+    async def after(cursor: int | None) -> tuple[Sequence[int], int | None]:
+        start = cursor or 0
+        return items[start : start + 2], start + 2 if start + 2 < count else None
+
+    assert [i async for i in by_offset(at, 2)] == items
+    assert [i async for i in by_page(numbered, 2)] == items
+    assert [i async for i in by_cursor(after)] == items
+
+
+async def test_a_cursor_that_does_not_move_ends_the_reading() -> None:
+    async def after(cursor: str | None) -> tuple[Sequence[int], str | None]:
+        return [1], "same"
+
+    assert [i async for i in by_cursor(after)] == [1, 1]
+
+
+# At one time
+
+
+async def test_no_more_is_under_way_than_allowed_and_results_keep_their_order() -> None:
+    under_way = 0
+    most = 0
+
+    async def work(item: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return -item
+
+    assert await each(range(20), work, 3) == [-item for item in range(20)]
+    assert most == 3
+    assert await each([], work, 3) == []
+
+
+async def test_the_first_failure_stops_the_rest() -> None:
+    started: list[int] = []
+    never = asyncio.Event()
+
+    async def work(item: int) -> None:
+        started.append(item)
+        if item == 1:
+            raise Transient("down")
+        await never.wait()
+
+    with pytest.raises(Transient):
+        await each(range(10), work, 2)
+    assert started == [0, 1]
+    with pytest.raises(Transient):
+        await together(work(item) for item in (5, 1))
+
+
+def test_parts_have_the_size_and_all_items() -> None:
+    assert chunks(range(5), 2) == [[0, 1], [2, 3], [4]]
+    assert chunks([], 2) == []
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "both"),
+    [("Анна", "Иванова", "Анна Иванова"), ("Анна", "", "Анна"), (None, "ООО", "ООО"), (None, None, ""), ("", "", "")],
+)
+def test_both_names_in_one_field(first: str | None, last: str | None, both: str) -> None:
+    assert joined(first, last) == both
+    assert joined(first, last, 4) == both[:4].strip()
+
+
+def test_only_names_that_are_told_are_sent() -> None:
+    contact = Contact("1", "anna@post.test", first_name="", last_name=None)
+    assert name_fields(contact, "FNAME", "LNAME") == {"FNAME": ""}
+
+
+def test_what_a_service_forbids_becomes_a_space() -> None:
+    assert without("a/b [c]\\@d", "/\\[]@") == "a b c d"
+    assert without_emoji("🎉 Клиенты 👩‍🚀!") == "Клиенты !"
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [("Клиенты: «Москва»", "klienty-moskva"), ("O'Hara & Sons", "o-hara-sons"), ("🎉", "tada"), ("«»", "")],
+)
+def test_a_slug_is_plain_ascii(name: str, made: str) -> None:
+    assert slug(name, 50) == made
+
+
+@given(st.text(), st.integers(1, 40))
+def test_a_slug_of_anything_may_stand_in_an_address(name: str, max_chars: int) -> None:
+    made = slug(name, max_chars)
+    assert len(made) <= max_chars
+    assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    assert made == made.strip("-")
