@@ -125,7 +125,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             return [Delivered()] * len(contacts)
         waiting = [self.under_way.waiting(list_id, [c.address] if c.address else []) for c in contacts]
         asked = [contact for contact, waits in zip(contacts, waiting, strict=True) if waits is None]
-        found = await self.look_up(list_id, asked) if asked else []
+        found = await self.look_up_leaving(list_id, asked) if asked else []
         there = [record for record in found if record is not None]
         if there:
             await self.take_off(list_id, there)
@@ -145,6 +145,10 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         """The service's records of contacts, in order: by `address` compared exactly (case aside), or by
         `provider_contact_id` where there is no address; None for who is not in the account. An opt-out must be told
         whether or not the record is on the list, and of an address that has no record, where the service keeps such."""
+
+    async def look_up_leaving(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
+        """`look_up` for a removal. Where an opt-out stays told whatever leaves the list, it need not be asked for."""
+        return await self.look_up(list_id, contacts)
 
     @abstractmethod
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
@@ -184,3 +188,14 @@ def former_contacts(contact: Contact) -> list[Contact]:
     if contact.id_is_old and contact.provider_contact_id:
         former.append(Contact(contact.id, "", provider_contact_id=contact.provider_contact_id))
     return former
+
+
+async def for_the_rest(
+    settled: Mapping[int, Outcome],
+    contacts: Sequence[Contact],
+    work: Callable[[Sequence[Contact]], Awaitable[list[Outcome]]],
+) -> list[Outcome]:
+    """The outcomes of all contacts, in order: those of some indices are settled, `work` is asked for the others."""
+    rest = [contact for index, contact in enumerate(contacts) if index not in settled]
+    told = iter(await work(rest) if rest else [])
+    return [settled[index] if index in settled else next(told) for index in range(len(contacts))]
