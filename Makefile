@@ -3,6 +3,7 @@
 #   make run     a bridge with the embedded sandbox provider, data under ./data
 #   make test    all tests, on SQLite and on a real PostgreSQL;  make test ARGS="-k outbox" for some of them
 #   make lint    style, format and types
+#   make docs    writes the files that are made from the code; make docs RUN=1 runs the conformance kit for the matrix
 #   make soak    two minutes of mixed load: memory, open files, threads and the store must stay flat;  make soak SECONDS=3600
 #   make crash   hundreds of kill -9 over stores and ESPs, about ten minutes;  make crash ARGS="--seed 7 --kills 60"
 #   make clean   removes what the others made, but not ./data
@@ -17,7 +18,7 @@ PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: run test crash lint soak clean
+.PHONY: run test crash lint docs soak clean
 
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
@@ -32,6 +33,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.generated $(if $(RUN),--run)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),120)

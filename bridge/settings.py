@@ -24,7 +24,8 @@ Check = Callable[[Any], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One declared setting. `key` is its name in YAML, `field` in Python; `shape` says in words what it takes."""
+    """One declared setting. `key` is its name in YAML, `field` in Python; `shape` says in words what it takes.
+    `example` is a value for people to see, from `Meta(examples=[...])`, else the default."""
 
     key: str
     field: str
@@ -32,6 +33,8 @@ class Setting:
     shape: str
     required: bool
     default: Any  # None for a required one
+    example: Any
+    secret: bool
     hint: Any
 
 
@@ -45,7 +48,17 @@ def _setting(field: msgspec.structs.FieldInfo) -> Setting:
     if field.default_factory is not msgspec.NODEFAULT:
         default = field.default_factory()
     kind = _kind(field.type)
-    return Setting(field.encode_name, field.name, kind.help, kind.shape, field.required, default, field.type)
+    return Setting(
+        key=field.encode_name,
+        field=field.name,
+        help=kind.help,
+        shape=kind.shape,
+        required=field.required,
+        default=default,
+        example=default if kind.example is None else kind.example,
+        secret=kind.secret,
+        hint=field.type,
+    )
 
 
 class SettingsReader:
@@ -179,6 +192,7 @@ class _Kind:
     help: str
     checks: tuple[Check, ...]
     shape: str
+    example: Any = None
     secret: bool = False
     leaf: Any = None
     struct: type[msgspec.Struct] | None = None
@@ -200,6 +214,7 @@ def _kind(hint: Any) -> _Kind:
             break
     help_text = next((meta.description for meta in metas if meta.description), "")
     checks = tuple(meta.extra["check"] for meta in metas if meta.extra and "check" in meta.extra)
+    example = next((meta.examples[0] for meta in metas if meta.examples), None)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
         return _Kind(optional, help_text, checks, "settings of its own", struct=hint)
     if get_origin(hint) in (tuple, list):
@@ -211,7 +226,7 @@ def _kind(hint: Any) -> _Kind:
     leaf = str if secret else hint
     for meta in metas:
         leaf = Annotated[leaf, meta]
-    return _Kind(optional, help_text, checks, _shape(leaf), secret=secret, leaf=leaf)
+    return _Kind(optional, help_text, checks, _shape(leaf), example, secret=secret, leaf=leaf)
 
 
 def _shape(leaf: Any) -> str:

@@ -98,14 +98,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What every provider takes from YAML. A provider's own settings are a subclass; help texts are the docs."""
 
     base_url: Annotated[
-        str | None, msgspec.Meta(description="another address of the service, for a proxy or region")
+        str | None,
+        msgspec.Meta(
+            description="another address of the service, for a proxy or region", examples=["https://esp.example"]
+        ),
     ] = None
     timeout_s: Annotated[
         float, msgspec.Meta(gt=0, le=600, description="longest wait for one answer of the service")
     ] = 30.0
     parallel_calls: Annotated[
         Annotated[int, msgspec.Meta(ge=1, le=100)] | None,
-        msgspec.Meta(description="calls at one time; the default is what the service allows"),
+        msgspec.Meta(description="calls at one time; the default is what the service allows", examples=[4]),
     ] = None
 
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ OVER_HTTP = PROVIDERS[1:]
 
 @asynccontextmanager
 async def esp_of(kind: str, folder: Path, *, spec: bool = True, **knobs: Any) -> AsyncIterator[EspHarness]:
-    """The fake of one of PROVIDERS; `knobs` are those of its fake."""
+    """The fake of one of PROVIDERS, or of any other provider by its name; `knobs` are those of its fake."""
     name, _, list_as = kind.partition(" ")
     if name == "sandbox":
         harness = SandboxHarness(folder / "sandbox.db")
@@ -38,9 +39,12 @@ async def esp_of(kind: str, folder: Path, *, spec: bool = True, **knobs: Any) ->
     elif name == "mailchimp":
         async with mailchimp("tag" if list_as == "tag" else "audience", spec=spec, **knobs) as esp:
             yield esp
-    else:
+    elif name == "sendgrid":
         async with SendgridHarness(validate=spec, **knobs) as quick:
             yield quick
+    else:
+        async with getattr(import_module(f"tests.fakes.{name}"), name)(**knobs) as other:
+            yield other
 
 
 class QuickClock(Clock):

@@ -357,7 +357,7 @@ def test_providers_shows_all_of_them() -> None:
 def test_providers_shows_the_settings_of_one() -> None:
     result = run("providers", "sandbox")
     assert result.exit_code == 0
-    assert result.stdout.startswith("Sandbox (type: sandbox)\n  list is: a list in a local file\n")
+    assert result.stdout.startswith("Sandbox (type: sandbox)\n  a list is: a list in a local file\n")
     assert re.search(r"^latency_s +a number from 0 +0\.0 +how long every call takes *$", result.stdout, re.MULTILINE)
     [told] = json.loads(run("providers", "sandbox", "--json").stdout)
     assert {"base_url", "timeout_s", "parallel_calls", "path"} <= {each["key"] for each in told["settings"]}

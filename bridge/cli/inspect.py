@@ -20,6 +20,7 @@ from bridge.cli.common import (
     table,
 )
 from bridge.config import Config, ProviderConfig
+from bridge.matrix import conformance, facts_of
 from bridge.registry import BrokenProvider, UnknownProvider, provider_class, provider_types
 from bridge.settings import settings_of
 from bridge.store import Store, StoreError
@@ -119,16 +120,18 @@ def _facts(each: type[Provider[Any]]) -> dict[str, object]:
 
 
 def _matrix(classes: list[type[Provider[Any]]]) -> Table:
-    shown = table("Name", "Service", "A list is", "New address", "Says who opted out", "Batch", "Calls at once")
+    ran = conformance()
+    shown = table("Name", "Service", "A list is", "A changed address", "Proved against", "Promises kept")
     for each in classes:
+        facts = {fact: value for fact, (_, value) in facts_of(each).items()}
+        kept = ran.get(each.name)
         shown.add_row(
             each.name,
             plain(each.title),
-            plain(each.capabilities.list_is),
-            "keeps the contact" if each.capabilities.renames_address else "makes a new one",
-            _yes_no(each.capabilities.tells_opt_outs),
-            str(each.limits.batch_size),
-            str(each.limits.parallel_calls),
+            plain(facts["list_is"]),
+            plain(facts["renames_address"]),
+            facts["proof"],
+            f"{kept.kept} of {kept.promises}" if kept else "not run",
         )
     return shown
 
@@ -148,16 +151,12 @@ def _settings(each: type[Provider[Any]]) -> list[dict[str, object]]:
 
 def _show(each: type[Provider[Any]]) -> None:
     out.print(f"[bold]{escape(each.title)}[/] (type: {each.name})", highlight=False)
-    for fact, value in _facts(each).items():
-        if fact not in ("name", "title"):
-            shown = _yes_no(value) if isinstance(value, bool) else value
-            out.print(f"  {fact.replace('_', ' ')}: {escape(shown)}", highlight=False)
+    for title, value in facts_of(each).values():
+        out.print(f"  {title}: {escape(value)}", highlight=False)
+    for line in each.capabilities.unsupported:
+        out.print(f"  not supported: {escape(line)}", highlight=False)
     shown_settings = table("Setting", "Takes", "Default", "Help")
     for setting in settings_of(each.settings_type):
         default = "required" if setting.required else "—" if setting.default is None else str(setting.default)
         shown_settings.add_row(*(plain(cell) for cell in (setting.key, setting.shape, default, setting.help)))
     out.print(shown_settings)
-
-
-def _yes_no(value: bool) -> str:
-    return "yes" if value else "no"

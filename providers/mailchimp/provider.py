@@ -15,6 +15,7 @@ from providers.base import (
     Limits,
     Member,
     Outcome,
+    Proof,
     Reason,
     Refused,
     Secret,
@@ -36,7 +37,11 @@ class MailchimpSettings(Settings, frozen=True, kw_only=True):
 
     api_key: Annotated[Secret, Meta(description="API key, with the data centre at its end: ...-us21")]
     audience: Annotated[
-        Text, Meta(description="id of the audience that holds the tags; may be left out where there is only one")
+        Text,
+        Meta(
+            description="id of the audience that holds the tags; may be left out where there is only one",
+            examples=["a1b2c3d4e5"],
+        ),
     ] = None
     list_as: Annotated[
         Literal["tag", "audience"],
@@ -45,17 +50,25 @@ class MailchimpSettings(Settings, frozen=True, kw_only=True):
     timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="longest wait for one answer; Mailchimp itself ends a call at 120 s")
     ] = 120.0
-    company: Annotated[Text, Meta(description="sender's company, in the footer of mails")] = None
-    address: Annotated[Text, Meta(description="sender's street and house, in the footer")] = None
-    city: Annotated[Text, Meta(description="sender's city, in the footer")] = None
-    state: Annotated[Text, Meta(description="sender's state or region, in the footer")] = None
-    zip: Annotated[Text, Meta(description="sender's postal code, in the footer")] = None
-    country: Annotated[Text, Meta(description="sender's country, two letters: DE")] = None
-    permission_reminder: Annotated[Text, Meta(description="why people get these mails, in one sentence")] = None
-    from_name: Annotated[Text, Meta(description="sender's name")] = None
-    from_email: Annotated[Text, Meta(description="sender's address, on a domain verified in Mailchimp")] = None
-    subject: Annotated[Text, Meta(description="subject of mails that set none")] = None
-    language: Annotated[Text, Meta(description="language of the sign-up forms: en, ru")] = None
+    company: Annotated[Text, Meta(description="sender's company, in the footer of mails", examples=["Example Ltd"])] = (
+        None
+    )
+    address: Annotated[
+        Text, Meta(description="sender's street and house, in the footer", examples=["1 Example Street"])
+    ] = None
+    city: Annotated[Text, Meta(description="sender's city, in the footer", examples=["Berlin"])] = None
+    state: Annotated[Text, Meta(description="sender's state or region, in the footer", examples=["Berlin"])] = None
+    zip: Annotated[Text, Meta(description="sender's postal code, in the footer", examples=["10115"])] = None
+    country: Annotated[Text, Meta(description="sender's country, two letters: DE", examples=["DE"])] = None
+    permission_reminder: Annotated[
+        Text, Meta(description="why people get these mails, in one sentence", examples=["You asked for our news."])
+    ] = None
+    from_name: Annotated[Text, Meta(description="sender's name", examples=["Example Ltd"])] = None
+    from_email: Annotated[
+        Text, Meta(description="sender's address, on a domain verified in Mailchimp", examples=["news@example.org"])
+    ] = None
+    subject: Annotated[Text, Meta(description="subject of mails that set none", examples=["News"])] = None
+    language: Annotated[Text, Meta(description="language of the sign-up forms: en, ru", examples=["en"])] = None
 
 
 class MailchimpProvider(SdkProvider[MailchimpSettings]):
@@ -69,6 +82,7 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
         renames_address=True,
         tells_opt_outs=True,
         equal_names=True,
+        proof=Proof.OFFICIAL_SPEC,
     )
     limits: ClassVar[Limits] = Limits(batch_size=BATCH_SIZE, parallel_calls=8, list_name_chars=50)
 

@@ -23,6 +23,7 @@ from providers.base import (
     Limits,
     Member,
     Outcome,
+    Proof,
     Provider,
     ProviderError,
     Settings,
@@ -51,9 +52,20 @@ class SandboxProvider(Provider[SandboxSettings]):
     title = "Sandbox"
     settings_type = SandboxSettings
     capabilities = Capabilities(
-        list_is="a list in a local file", renames_address=True, tells_opt_outs=True, equal_names=False
+        list_is="a list in a local file",
+        renames_address=True,
+        tells_opt_outs=True,
+        equal_names=False,
+        proof=Proof.REAL_SERVER,
     )
-    limits = Limits(batch_size=500, parallel_calls=8, list_name_chars=NAME_CHARS, name_chars=NAME_CHARS)
+    limits = Limits(
+        batch_size=500,
+        parallel_calls=8,
+        list_name_chars=NAME_CHARS,
+        name_chars=NAME_CHARS,
+        lists=MAX_LISTS,
+        calls="no limit",
+    )
 
     def __init__(self, settings: SandboxSettings) -> None:
         super().__init__(settings)

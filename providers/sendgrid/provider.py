@@ -21,6 +21,7 @@ from providers.base import (
     OptedOut,
     Outcome,
     Postponed,
+    Proof,
     Reason,
     Refused,
     Rejected,
@@ -80,9 +81,12 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         tells_opt_outs=False,
         equal_names=False,
         asynchronous=True,
+        proof=Proof.OFFICIAL_SPEC,
     )
     # SendGrid publishes no limit on parallel calls. Bulk calls leave little to gain from more than a few.
-    limits = Limits(batch_size=BATCH_SIZE, parallel_calls=4, list_name_chars=100, name_chars=NAME_CHARS)
+    limits = Limits(
+        batch_size=BATCH_SIZE, parallel_calls=4, list_name_chars=100, name_chars=NAME_CHARS, lists=LISTS_MAX
+    )
 
     first_poll_s = 0.5
 
