@@ -31,8 +31,10 @@ class FaultPromises(Promises):
         the operation makes fewer calls, or does not need the one that failed.
         """
         calls = esp.calls()
-        # An HTTP client may repeat a read by itself, once, for a connection that was kept may have died long ago.
-        esp.fail(fault, times=2 if fault is Fault.CONNECTION_RESET else 1, after=after)
+        # An HTTP client may repeat a read by itself, once, for a connection that was kept may have died long ago; so
+        # may each of several reads at one time.
+        times = 2 * esp.provider.parallel_calls if fault is Fault.CONNECTION_RESET else 1
+        esp.fail(fault, times=times, after=after)
         raised: ProviderError | None = None
         try:
             await operation
