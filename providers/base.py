@@ -40,10 +40,10 @@ from providers.errors import (
     redact,
 )
 
-__all__ = ["ADDRESS_MAX_CHARS", "BOUNCED", "AuthFailed", "CallObserver", "Capabilities", "Contact", "ContactRefused"]
-__all__ += ["Delivered", "Finding", "Limits", "Member", "MemberState", "OptedOut", "Outcome", "Postponed", "Proof"]
-__all__ += ["Provider", "ProviderError", "Reason", "Refused", "Rejected", "Secret", "Settings", "SettingsT"]
-__all__ += ["Transient", "Unsupported", "redact"]
+__all__ = ["ADDRESS_MAX_CHARS", "BOUNCED", "AuthFailed", "CallObserver", "Capabilities", "Choice", "Contact"]
+__all__ += ["ContactRefused", "Delivered", "Finding", "Limits", "Member", "MemberState", "OptedOut", "Outcome"]
+__all__ += ["Postponed", "Proof", "Provider", "ProviderError", "Reason", "Refused", "Rejected", "Secret", "Settings"]
+__all__ += ["SettingsT", "Transient", "Unsupported", "redact"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,14 @@ class Finding:
     ok: bool
     text: str
     advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A value that the account offers for a setting, and how people know it there."""
+
+    value: str
+    title: str
 
 
 class Proof(enum.StrEnum):
@@ -167,6 +175,10 @@ class Provider(ABC, Generic[SettingsT]):
     @abstractmethod
     async def check(self) -> list[Finding]:
         """Tests key, rights and what must exist, without changing anything. Raises only Transient."""
+
+    async def choices(self) -> dict[str, list[Choice]]:
+        """What the account offers for settings that may be chosen from it, by setting. Changes nothing."""
+        return {}
 
     def list_name(self, name: str, number: int = 1) -> str:
         """`name` as the ESP can hold it; from the second on with its number: "Clients (2)"."""

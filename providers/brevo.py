@@ -9,6 +9,7 @@ from msgspec import Meta
 from providers.answers import CallRefused, ErrorTable
 from providers.base import (
     Capabilities,
+    Choice,
     Contact,
     Delivered,
     Finding,
@@ -261,6 +262,11 @@ class BrevoProvider(RestProvider[BrevoSettings]):
                 id=attributes.get(PLANFIX_ID),
                 provider_contact_id=one["email"].lower(),
             )
+
+    async def choices(self) -> dict[str, list[Choice]]:
+        return {
+            "folder": [Choice(one["name"], one["name"]) async for one in self._pages("folders", "/contacts/folders")]
+        }
 
     def checks(self) -> Sequence[Check]:
         return (self._check_lists, self._check_attributes)

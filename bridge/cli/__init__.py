@@ -3,6 +3,7 @@
 import click
 
 from bridge.cli.common import unfold_when_piped
+from bridge.cli.init import init
 from bridge.cli.inspect import check, providers
 from bridge.cli.look import lists, pending, problems
 from bridge.cli.serve import serve
@@ -16,5 +17,5 @@ def main() -> None:
     unfold_when_piped()
 
 
-for command in (serve, check, providers, lists, pending, problems, simulate):
+for command in (init, serve, check, providers, lists, pending, problems, simulate):
     main.add_command(command)

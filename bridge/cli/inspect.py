@@ -62,18 +62,19 @@ def providers(name: str | None, as_json: bool) -> None:
 
 
 async def _check(config: Config) -> bool:
-    well = _say("settings", Finding(True, "well formed"))
+    well = say("settings", Finding(True, "well formed"))
     well &= await _check_store(config.store)
     for account in config.accounts.values():
-        well &= _say(f"account {account.name}", Finding(True, f"new lists go to {account.provider}"))
+        well &= say(f"account {account.name}", Finding(True, f"new lists go to {account.provider}"))
     for provider in config.providers.values():
-        for finding in await _provider_findings(provider):
-            well &= _say(provider.name, finding)
+        for finding in await findings_of(provider):
+            well &= say(provider.name, finding)
     out.print("[bold green]Everything works.[/]" if well else "[bold red]Something does not work; see above.[/]")
     return well
 
 
-def _say(about: str, finding: Finding) -> bool:
+def say(about: str, finding: Finding) -> bool:
+    """Shows a finding and what to do; whether it is well."""
     mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
     out.print(f"{mark} [bold]{escape(about)}[/]: {escape(finding.text)}", highlight=False)
     if finding.advice and not finding.ok:
@@ -86,13 +87,13 @@ async def _check_store(url: str) -> bool:
         store = await Store.open(url)
     except StoreError as error:
         advice = "look at `store` in the settings, and at the disk or database that it names"
-        return _say("store", Finding(False, str(error), advice))
+        return say("store", Finding(False, str(error), advice))
     try:
         depths = await store.outbox.depths()
         known = await store.lists.summaries()
     finally:
         await store.close()
-    _say("store", Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it"))
+    say("store", Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it"))
     # Nobody can tell a new store from a lost one: said, and not held against it.
     if not known:
         _note("store", "knows no lists; for a new bridge that is right", f"had it lists before, {LOST_STORE}")
@@ -107,7 +108,8 @@ def _note(about: str, text: str, advice: str) -> None:
     out.print(f"    → {escape(advice)}", highlight=False)
 
 
-async def _provider_findings(config: ProviderConfig) -> list[Finding]:
+async def findings_of(config: ProviderConfig) -> list[Finding]:
+    """What a provider's check finds; one finding where the service does not answer."""
     async with provider_class(config.type)(config.settings) as provider:
         try:
             return await provider.check()

@@ -10,6 +10,7 @@ from msgspec import Meta
 from providers.base import (
     AuthFailed,
     Capabilities,
+    Choice,
     Contact,
     Finding,
     Limits,
@@ -154,6 +155,11 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
             "permission_reminder", "from_name", "from_email", "subject", "language",
         )  # fmt: skip
         return [name for name in needed if not getattr(self.settings, name)]
+
+    async def choices(self) -> dict[str, list[Choice]]:
+        if not isinstance(self._lists, TagLists):
+            return {}
+        return {"audience": [Choice(str(one["id"]), str(one["name"])) for one in await self._lists.audiences()]}
 
     async def check(self) -> list[Finding]:
         try:

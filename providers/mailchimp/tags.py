@@ -44,15 +44,18 @@ class TagLists:
 
     async def audience(self) -> str:
         if self._audience is None:
-            answer = await self._call(
-                "find_audience", self._api.get_all_lists, count=PAGE_SIZE, fields=["lists.id", "lists.name"]
-            )
-            found = answer.get("lists") or []
+            found = await self.audiences()
             if len(found) != 1:
                 names = ", ".join(f"{one['id']} ({one['name']})" for one in found)
                 raise Refused(detail=f"set `audience`: the account has {f'several: {names}' if names else 'none'}")
             self._audience = str(found[0]["id"])
         return self._audience
+
+    async def audiences(self) -> list[Raw]:
+        """Id and name of each audience of the account, at most a page of them."""
+        fields = ["lists.id", "lists.name"]
+        answer = await self._call("find_audience", self._api.get_all_lists, count=PAGE_SIZE, fields=fields)
+        return list(answer.get("lists") or [])
 
     async def find(self, name: str) -> str | None:
         read, audience = self._api.list_segments, await self.audience()
