@@ -16,6 +16,8 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_MAX_S = 24 * 3600.0
 _EPOCH_S = 1_000_000_000.0  # a larger "wait" is a point in time
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
+_PART_OF_ADDRESS = r"[^\s\"<>()\[\]{},;:\\]+"
+_ADDRESS = re.compile(f"{_PART_OF_ADDRESS}@{_PART_OF_ADDRESS}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,13 @@ class Answer:
     def text(self) -> str:
         """The start of the body, for the log."""
         return self.body[:500].decode("utf-8", "replace")
+
+
+def addresses_in(report: Answer) -> set[str]:
+    """All addresses that a report names, in small letters. It may be JSON of any shape, a table or plain text."""
+    told = report.json_or_none()
+    text = report.body.decode("utf-8-sig", "replace") if told is None else json.dumps(told, ensure_ascii=False)
+    return {found.strip("'") for found in _ADDRESS.findall(text.lower())}
 
 
 def wait_s(value: object, now_s: float | None = None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta
 
-from providers.answers import CallRefused, ErrorTable
+from providers.answers import CallRefused, ErrorTable, addresses_in
 from providers.base import (
     Capabilities,
     Choice,
@@ -123,7 +123,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         return await self.one_by_one(contacts, lambda contact: self._find(list_id, contact))
 
     async def _find(self, list_id: str, contact: Contact) -> Found | None:
-        address = contact.address or str(contact.provider_contact_id)
+        address = contact.known_by
         answer = await self.call(
             "find", "GET", "/contacts/{}", address, query={"identifierType": "email_id"}, accept=[404]
         )
@@ -195,13 +195,9 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         return (await self.call("job", "GET", "/processes/{}", process_id, bucket="jobs")).json()
 
     async def _invalid(self, job: Any) -> set[str]:
-        """The addresses that an import left out: all that stand in the file it points to, whose columns and separators
-        are not documented."""
+        """The addresses that an import left out, by the report that it points to."""
         url = ((job.get("info") or {}).get("import") or {}).get("invalid_emails")
-        if not url:
-            return set()
-        text = (await self.download("import_report", url)).body.decode("utf-8", "replace").lower()
-        return set(_ADDRESSES.findall(text))
+        return addresses_in(await self.download("import_report", url)) if url else set()
 
     async def rename(self, list_id: str, record: Found, contact: Contact) -> bool:
         # Of a blocklisted contact this would lift the block: such are told by `look_up`, and are not renamed.
@@ -227,7 +223,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         """Without a look at anybody: a block stays when its contact leaves the list."""
         if not self.is_list(list_id):
             return [Delivered()] * len(contacts)
-        addresses = [contact.address or str(contact.provider_contact_id) for contact in contacts]
+        addresses = [contact.known_by for contact in contacts]
         waiting = [self.under_way.waiting(list_id, [address]) for address in addresses]
         going = [address for address, waits in zip(addresses, waiting, strict=True) if waits is None]
         await self._remove(list_id, going)

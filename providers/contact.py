@@ -34,6 +34,11 @@ class Contact:
     provider_contact_id: str | None = None
     id_is_old: bool = False
 
+    @property
+    def known_by(self) -> str:
+        """The address; without one the service's id, which is the address at services that have no other."""
+        return self.address or str(self.provider_contact_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Delivered:

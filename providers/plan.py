@@ -59,7 +59,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         outcomes: dict[int, Outcome] = {}
         earlier = {i: former for i, contact in enumerate(contacts) if (former := former_contacts(contact))}
         for index, former in earlier.items():
-            if waits := self.under_way.waiting(list_id, [_known_by(one) for one in former]):
+            if waits := self.under_way.waiting(list_id, [one.known_by for one in former]):
                 outcomes[index] = waits
         moving = {i: former for i, former in earlier.items() if i not in outcomes}
         left: list[Found] = []
@@ -123,7 +123,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         """Looks everybody up, for their ids and for opt-outs that would not be told again, then takes them off."""
         if not self.is_list(list_id):
             return [Delivered()] * len(contacts)
-        waiting = [self.under_way.waiting(list_id, [_known_by(contact)]) for contact in contacts]
+        waiting = [self.under_way.waiting(list_id, [contact.known_by]) for contact in contacts]
         asked = [contact for contact, waits in zip(contacts, waiting, strict=True) if waits is None]
         found = await self.look_up_leaving(list_id, asked) if asked else []
         there = [record for record in found if record is not None]
@@ -199,8 +199,3 @@ async def for_the_rest(
     rest = [contact for index, contact in enumerate(contacts) if index not in settled]
     told = iter(await work(rest) if rest else [])
     return [settled[index] if index in settled else next(told) for index in range(len(contacts))]
-
-
-def _known_by(contact: Contact) -> str:
-    """The address, else the service's id, which is the address at services that have no other."""
-    return contact.address or str(contact.provider_contact_id)

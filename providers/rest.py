@@ -55,6 +55,35 @@ class Needed(Generic[T]):
         self._it = None
 
 
+class NeededFields(Needed[bool]):
+    """Fields of contacts that must exist before they are written, each under its name. `there` tells the names of those
+    that the account has, `make` adds one."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        there: Callable[[], Awaitable[Collection[str]]],
+        make: Callable[[str], Awaitable[object]],
+    ) -> None:
+        super().__init__(self._all_there, self._make_all)
+        self._names = list(dict.fromkeys(names))
+        self._there = there
+        self._make_one = make
+
+    async def missing(self) -> list[str]:
+        """The names that the account has no field of."""
+        there = await self._there()
+        return [name for name in self._names if name not in there]
+
+    async def _all_there(self) -> bool | None:
+        return None if await self.missing() else True
+
+    async def _make_all(self) -> bool:
+        for name in await self.missing():
+            await self._make_one(name)
+        return True
+
+
 class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
     """A service that is called by HTTP. `errors` says what its errors mean, `rates` how often it may be called.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from providers.answers import RETRY_AFTER_MAX_S, Answer, error_of, retry_after_s
+from providers.answers import RETRY_AFTER_MAX_S, Answer, addresses_in, error_of, retry_after_s
 from providers.base import AuthFailed, Refused, Transient
 
 NOW_S = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
@@ -53,3 +53,21 @@ def test_a_body_that_is_no_json_leaves_open_what_happened() -> None:
     with pytest.raises(Transient):
         Answer(200, {}, b'{"cut": ').json()
     assert Answer(502, {}, b"<html>").json_or_none() is None
+
+
+@pytest.mark.parametrize(
+    ("report", "named"),
+    [
+        ("", set()),
+        ("email;reason\nAnna@post.test;invalid\n", {"anna@post.test"}),
+        ('\ufeff"anna@post.test","o\'hara+a@post.test"', {"anna@post.test", "o'hara+a@post.test"}),
+        ("'anna@post.test' is not valid", {"anna@post.test"}),
+        (
+            '[{"Email": "o\\u0027hara@post.test", "Error": "\\"anna@post.test\\" is wrong"}]',
+            {"o'hara@post.test", "anna@post.test"},
+        ),
+        ('{"anna@post.test": {"error": "no @ alone"}}', {"anna@post.test"}),
+    ],
+)
+def test_a_report_of_any_shape_names_its_addresses(report: str, named: set[str]) -> None:
+    assert addresses_in(Answer(200, {}, report.encode())) == named

@@ -15,6 +15,7 @@ from providers.jobs import Polling, UnderWay, follow
 from providers.names import joined, name_fields, slug, without, without_emoji
 from providers.pace import Pace, Rate
 from providers.paging import by_cursor, by_offset, by_page
+from providers.rest import NeededFields
 
 REAL_TURN = Pace.turn  # before the fixture of all tests makes it quick
 
@@ -194,3 +195,29 @@ def test_a_slug_of_anything_may_stand_in_an_address(name: str, max_chars: int) -
     assert len(made) <= max_chars
     assert set(made) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert made == made.strip("-")
+
+
+# Fields
+
+
+async def test_only_the_fields_that_are_missing_are_made_and_only_once() -> None:
+    there = {"first"}
+    made: list[str] = []
+
+    async def make(name: str) -> None:
+        made.append(name)
+        there.add(name)
+
+    async def names() -> set[str]:
+        return there
+
+    fields = NeededFields(["first", "last", "id", "last"], names, make)
+    assert await fields.missing() == ["last", "id"]
+    for _ in range(2):
+        await fields.get()
+    assert made == ["last", "id"]
+    there.discard("id")
+    assert await fields.missing() == ["id"]
+    fields.forget()
+    await fields.get()
+    assert made == ["last", "id", "id"]
