@@ -1,6 +1,5 @@
 """Brevo (formerly Sendinblue), API v3: contact lists. Quirks: docs/providers/brevo.md."""
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
 
@@ -36,7 +35,6 @@ SINGLE_UP_TO: Final = 50  # contacts that go one by one: an import is looked at 
 REMOVED_AT_ONCE: Final = 150
 PLANFIX_ID: Final = "PLANFIX_ID"
 _PAGE: Final = 500
-_ADDRESSES: Final = re.compile(r"[^\s;,\"]+@[^\s;,\"]+")
 _JOB_ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 
 
