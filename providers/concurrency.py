@@ -14,6 +14,21 @@ def chunks(items: Iterable[T], size: int) -> list[list[T]]:
     return [all_items[start : start + size] for start in range(0, len(all_items), size)]
 
 
+def chunks_within(items: Iterable[T], size: int, weight: Callable[[T], int], most: int) -> list[list[T]]:
+    """`items` in order, in parts of at most `size` that together weigh no more than `most`; who alone weighs more is a
+    part of its own."""
+    parts: list[list[T]] = []
+    left = 0
+    for item in items:
+        weighs = weight(item)
+        if not parts or len(parts[-1]) == size or weighs > left:
+            parts.append([])
+            left = most
+        parts[-1].append(item)
+        left -= weighs
+    return parts
+
+
 async def together(work: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
     """All results in order; the first failure stops the rest before it is raised."""
     tasks = [asyncio.ensure_future(one) for one in work]

@@ -11,7 +11,6 @@ from providers.base import (
     BOUNCED,
     Capabilities,
     Contact,
-    ContactRefused,
     Delivered,
     Finding,
     Limits,
@@ -32,7 +31,7 @@ from providers.jobs import Polling, UnderWay, follow
 from providers.names import name_fields
 from providers.pace import Rate
 from providers.paging import by_cursor, by_page
-from providers.plan import Found, for_the_rest
+from providers.plan import Found, without_refused_rows
 from providers.rest import Check, Needed, RestProvider
 
 SINGLE_UP_TO: Final = 20  # contacts that go one by one: imports are rationed far more narrowly than other calls
@@ -129,9 +128,8 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
     # The steps of an upsert and a removal
 
     async def look_up(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
-        addresses = [contact.address or str(contact.provider_contact_id) for contact in contacts]
-        answers = await self._batch("find", [("GET", path_of("api/subscribers/{}", a)) for a in addresses])
-        return [self._found(list_id, address, answer) for address, answer in zip(addresses, answers, strict=True)]
+        answers = await self._batch("find", [("GET", path_of("api/subscribers/{}", c.known_by)) for c in contacts])
+        return [self._found(list_id, one.known_by, answer) for one, answer in zip(contacts, answers, strict=True)]
 
     @staticmethod
     def _found(list_id: str, address: str, answer: Answer) -> Found | None:
@@ -173,7 +171,9 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
                 report = await follow(lambda: self._report(progress_url), _has_ended, self.polling)
         except CallRefused as refused:
             await self.require_there(list_id, refused)
-            return await self._without_wrong_rows(list_id, contacts, refused)
+            if refused.status != 422:
+                raise
+            return await without_refused_rows(refused, _ROW, contacts, lambda others: self._import(list_id, others))
         if _is_complete(report, len(contacts)):
             return [_delivered(contact) for contact in contacts]
         return await self._looked_after(list_id, contacts, report)
@@ -181,18 +181,6 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
     async def _report(self, progress_url: str) -> Any:
         import_id = progress_url.rstrip("/").rpartition("/")[2]
         return (await self.call("import_report", "GET", "/subscribers/import/{}", import_id)).json()["data"]
-
-    async def _without_wrong_rows(
-        self, list_id: str, contacts: Sequence[Contact], refused: CallRefused
-    ) -> list[Outcome]:
-        """An import that was refused before it began: who is named is rejected, the others go again."""
-        if refused.status != 422:
-            raise refused
-        wrong = {int(row) for row in _ROW.findall(refused.answer.body)} & set(range(len(contacts)))
-        if not wrong:
-            raise ContactRefused(detail=refused.detail) from refused
-        rejected = {index: Rejected(Reason.INVALID_ADDRESS, refused.detail) for index in wrong}
-        return await for_the_rest(rejected, contacts, lambda others: self._import(list_id, others))
 
     async def _looked_after(
         self, list_id: str, contacts: Sequence[Contact], report: Mapping[str, Any]

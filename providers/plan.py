@@ -7,18 +7,21 @@ so that nobody who opted out comes back under a changed address, is decided here
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from re import fullmatch
+from re import Pattern, fullmatch
 from typing import Any, ClassVar, Generic, TypeVar
 
+from providers.answers import CallRefused
 from providers.base import (
     BOUNCED,
     Contact,
+    ContactRefused,
     Delivered,
     OptedOut,
     Outcome,
     Provider,
     Reason,
     Refused,
+    Rejected,
     SettingsT,
 )
 from providers.concurrency import each
@@ -199,3 +202,18 @@ async def for_the_rest(
     rest = [contact for index, contact in enumerate(contacts) if index not in settled]
     told = iter(await work(rest) if rest else [])
     return [settled[index] if index in settled else next(told) for index in range(len(contacts))]
+
+
+async def without_refused_rows(
+    refused: CallRefused,
+    rows: Pattern[bytes],
+    contacts: Sequence[Contact],
+    work: Callable[[Sequence[Contact]], Awaitable[list[Outcome]]],
+) -> list[Outcome]:
+    """The outcomes of a bulk call that was refused before it did anything: who is named, by the index that `rows` finds
+    in the refusal, is rejected, and `work` is asked for the others. Raises ContactRefused when nobody is named."""
+    named = {int(index) for index in rows.findall(refused.answer.body)} & set(range(len(contacts)))
+    if not named:
+        raise ContactRefused(detail=refused.detail) from refused
+    rejected = dict.fromkeys(named, Rejected(Reason.INVALID_ADDRESS, refused.detail))
+    return await for_the_rest(rejected, contacts, work)

@@ -141,7 +141,7 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
         request = Outgoing(method, path_of(template, *parts), query_of(query), dict(headers or {}), body)
         if json is not None:
             request.body = json_body(json)
-            request.headers.setdefault("Content-Type", "application/json")
+            request.headers.setdefault("Content-Type", self.headers.get("Content-Type", "application/json"))
         elif form is not None:
             request.form = list(form)
         async with self._slots:

@@ -29,7 +29,7 @@ class _Request:
         self.full_url_pattern = BASE_URL + self.path
         self.method = method.lower()
         self.body = body or None
-        self.content_type = "application/json"
+        self.content_type = headers.get("Content-Type", "application/json").partition(";")[0]
 
 
 class Spec:

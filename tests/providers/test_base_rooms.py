@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from providers import jobs
-from providers.concurrency import chunks, each, together
+from providers.concurrency import chunks, chunks_within, each, together
 from providers.contact import Contact, Postponed
 from providers.errors import Refused, Transient
 from providers.jobs import Polling, UnderWay, follow
@@ -157,6 +158,14 @@ async def test_the_first_failure_stops_the_rest() -> None:
 def test_parts_have_the_size_and_all_items() -> None:
     assert chunks(range(5), 2) == [[0, 1], [2, 3], [4]]
     assert chunks([], 2) == []
+
+
+@given(st.lists(st.integers(0, 12)), st.integers(1, 4))
+def test_parts_are_as_large_as_size_and_weight_allow(items: list[int], size: int) -> None:
+    parts = chunks_within(items, size, lambda item: item, 10)
+    assert [item for part in parts for item in part] == items
+    assert all(1 <= len(part) <= size and (sum(part) <= 10 or len(part) == 1) for part in parts)
+    assert all(len(p) == size or sum(p) + following[0] > 10 for p, following in pairwise(parts))
 
 
 # Names
