@@ -24,7 +24,7 @@ from providers.base import (
 from providers.concurrency import chunks
 from providers.names import name_fields
 from providers.plan import Found
-from providers.rest import Check, Needed
+from providers.rest import Check, NeededFields
 from providers.unisender.api import IMPORTED_AT_ONCE, UniSenderApi, UniSenderSettings
 from providers.unisender.records import EXPORTED, OUT, UNCONFIRMED, found, record_of
 
@@ -63,7 +63,8 @@ class UniSenderProvider(UniSenderApi):
 
     def __init__(self, settings: UniSenderSettings) -> None:
         super().__init__(settings)
-        self._fields = Needed(self._find_fields, self._make_fields)
+        names = (settings.first_name, settings.last_name, PLANFIX_ID)
+        self._fields = NeededFields(names, self._field_names, self._make_field)
 
     # Lists
 
@@ -95,7 +96,7 @@ class UniSenderProvider(UniSenderApi):
     # The steps of an upsert and a removal
 
     async def look_up(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
-        addresses = [(contact.address or str(contact.provider_contact_id)).lower() for contact in contacts]
+        addresses = [contact.known_by.lower() for contact in contacts]
         on_list = await self._on_list(list_id, addresses) if len(addresses) > SINGLE_UP_TO else {}
 
         async def find(address: str) -> Found | None:
@@ -232,25 +233,18 @@ class UniSenderProvider(UniSenderApi):
         return Finding(True, f"the API key works; the account has {len(await self.ask('getLists'))} lists")
 
     async def _check_fields(self) -> Finding:
-        missing = await self._missing_fields()
+        missing = await self._fields.missing()
         if not missing:
             return Finding(True, "the fields for names and Planfix ids are there")
         return Finding(True, f"the fields {', '.join(missing)} will be made with the first contact")
 
     # The fields that an import needs
 
-    async def _missing_fields(self) -> list[str]:
-        there = {field["name"] for field in await self.ask("getFields")}
-        wanted = (self.settings.first_name, self.settings.last_name, PLANFIX_ID)
-        return [name for name in wanted if name not in there]
+    async def _field_names(self) -> set[str]:
+        return {field["name"] for field in await self.ask("getFields")}
 
-    async def _find_fields(self) -> bool | None:
-        return None if await self._missing_fields() else True
-
-    async def _make_fields(self) -> bool:
-        for name in await self._missing_fields():
-            await self.ask("createField", [("name", name), ("type", "string")])
-        return True
+    async def _make_field(self, name: str) -> None:
+        await self.ask("createField", [("name", name), ("type", "string")])
 
 
 def _one_contact(address: str, list_id: str) -> list[tuple[str, str]]:
