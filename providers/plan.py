@@ -92,6 +92,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             if one is not None:
                 before.setdefault(index, []).append(one)
         out: list[Contact] = []
+        moving_on: list[tuple[Found, Contact]] = []
         free: dict[int, Found] = {}
         left: list[Found] = []
         for index, records in before.items():
@@ -101,12 +102,16 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             if how is not None:
                 out.append(contact)
                 outcomes[index] = OptedOut(how)
-            elif self.capabilities.renames_address and len(others) == 1 and not others[0].opted_out:
-                free[index] = others[0]
+            else:
+                moving_on += [(record, contact) for record in others]
+                if self.capabilities.renames_address and len(others) == 1 and not others[0].opted_out:
+                    free[index] = others[0]
             if not contact.keep_old:
                 left += others
         if out and self.capabilities.takes_opt_outs:
             await self.keep_out(list_id, out)
+        if moving_on:
+            await self.carry_over(list_id, moving_on)
         renamed = await self._rename(list_id, contacts, {i: r for i, r in free.items() if not contacts[i].keep_old})
         taken = {contact.address.lower() for contact in contacts}
         return [r for r in left if r.id not in renamed and r.address.lower() not in taken]
@@ -157,6 +162,11 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Puts contacts on the list under their present address, in the fewest calls; one outcome each, in order.
         Never changes an opt-out. Old addresses are not its business. Raises as `Provider.upsert`."""
+
+    async def carry_over(self, list_id: str, moving_on: Sequence[tuple[Found, Contact]]) -> None:
+        """Marks the contacts' present addresses as their earlier records are marked, by what keeps a record out of some
+        mail and not of all, where the service ties such marks to the address. Comes before any other change."""
+        return
 
     async def rename(self, list_id: str, record: Found, contact: Contact) -> bool:
         """Gives a record the contact's address; False when the service will not. Only asked when

@@ -177,9 +177,10 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
 
     # Lists
 
-    @abstractmethod
     def lists(self) -> AsyncIterator[tuple[str, str]]:
-        """Id and name of every list of the account that a Planfix list may be."""
+        """Id and name of every list of the account that a Planfix list may be. Where the service finds a list by its
+        exact name, `find_list` is replaced instead."""
+        raise AssertionError(f"{self.name} neither lists its lists nor finds one by its name")
 
     async def find_list(self, name: str) -> str | None:
         async for list_id, its_name in self.lists():
