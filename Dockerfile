@@ -1,9 +1,12 @@
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /src
+RUN python -m venv /opt/planfix-bridge
+# What was pinned and hashed, and nothing else; first, so that a change of the code does not fetch it again.
+COPY requirements.lock .
+RUN /opt/planfix-bridge/bin/pip install --no-cache-dir --require-hashes --no-deps -r requirements.lock
 COPY . .
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
-    && python -m venv /opt/planfix-bridge \
-    && /opt/planfix-bridge/bin/pip install --no-cache-dir /wheels/*.whl
+    && /opt/planfix-bridge/bin/pip install --no-cache-dir --no-deps --no-index /wheels/*.whl
 
 
 FROM python:3.13-slim-bookworm
