@@ -198,6 +198,19 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
         if not await self.has_list(list_id):
             raise Refused(Reason.LIST_GONE, "no such list") from cause
 
+    async def require_gone(self, list_id: str, cause: Exception) -> None:
+        """Raises `cause`, a refused call, unless it was about a list that does not exist; for services without a code
+        that tells so."""
+        if await self.has_list(list_id):
+            raise cause
+
+    async def require_free(self, name: str, cause: Exception) -> None:
+        """Raises Refused, from `cause`, when there is a list of this name, case aside; for services without a code that
+        tells so."""
+        async for _, its_name in self.lists():
+            if its_name.casefold() == name.casefold():
+                raise Refused(Reason.NAME_TAKEN, "there is a list of this name") from cause
+
     # Check
 
     async def check(self) -> list[Finding]:

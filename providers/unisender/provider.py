@@ -17,7 +17,6 @@ from providers.base import (
     OptedOut,
     Outcome,
     Reason,
-    Refused,
     Rejected,
     redact,
 )
@@ -78,10 +77,8 @@ class UniSenderProvider(UniSenderApi):
     async def create_list(self, name: str) -> str:
         try:
             return str((await self.ask("createList", [("title", name)]))["id"])
-        except CallRefused as refused:  # no code tells that the name is taken
-            names = {its_name.casefold() async for _, its_name in self.lists()}
-            if name.casefold() in names:
-                raise Refused(Reason.NAME_TAKEN, "there is a list of this name") from refused
+        except CallRefused as refused:
+            await self.require_free(name, refused)
             raise
 
     async def delete_list(self, list_id: str) -> None:
@@ -89,9 +86,8 @@ class UniSenderProvider(UniSenderApi):
             return
         try:
             await self.ask("deleteList", [("list_id", list_id)])
-        except CallRefused:  # no code tells that there is no such list
-            if await self.has_list(list_id):
-                raise
+        except CallRefused as refused:
+            await self.require_gone(list_id, refused)
 
     # The steps of an upsert and a removal
 
@@ -216,9 +212,8 @@ class UniSenderProvider(UniSenderApi):
         """Those of the addresses that are on the list, who left it included; none of a list that is gone."""
         try:
             rows = await self.export_rows(list_id, EXPORTED)
-        except CallRefused:
-            if await self.has_list(list_id):
-                raise
+        except CallRefused as refused:
+            await self.require_gone(list_id, refused)
             return {}
         wanted = set(addresses)
         records = (record_of(row, list_id) for row in rows if row["email"].lower() in wanted)
