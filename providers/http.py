@@ -4,6 +4,7 @@ How a service is told who calls is one of the `Auth` kinds. What an answer means
 """
 
 import asyncio
+import io
 import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
@@ -19,6 +20,7 @@ from yarl import URL
 from providers.answers import MAX_ANSWER_BYTES, Answer
 from providers.errors import AuthFailed, Secret, Transient
 
+PIECE_BYTES: Final = 256 * 1024
 TOKEN_SPARE_S: Final = 300.0  # an OAuth2 token is renewed so long before it ends
 
 Query = Mapping[str, str | int | bool | list[str]]
@@ -198,7 +200,7 @@ class HttpClient:
     async def _exchange(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         try:
             async with self._opened().request(
-                method, URL(url, encoded=True), headers=headers, data=body or None, allow_redirects=False
+                method, URL(url, encoded=True), headers=headers, data=_in_pieces(body), allow_redirects=False
             ) as response:
                 chunks: list[bytes] = []
                 size_bytes = 0
@@ -226,6 +228,11 @@ class HttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
         return self._session
+
+
+def _in_pieces(body: bytes) -> bytes | io.BytesIO | None:
+    """A large body as a file: as bytes it would be written in one go, while nothing else moves."""
+    return (body if len(body) < PIECE_BYTES else io.BytesIO(body)) or None
 
 
 def query_of(query: Query | None) -> list[tuple[str, str]]:

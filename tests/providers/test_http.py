@@ -53,7 +53,7 @@ class Service:
 @pytest.fixture
 async def service() -> AsyncIterator[Service]:
     service = Service()
-    app = web.Application()
+    app = web.Application(client_max_size=2**24)
     app.router.add_route("*", "/{path:.*}", service.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
@@ -164,6 +164,13 @@ async def test_a_fixed_key_is_not_tried_twice(service: Service, clients: Callabl
     service.will(web.Response(status=401))
     assert (await clients().send(Outgoing("GET", "/x"))).status == 401
     assert len(service.asked) == 1
+
+
+async def test_a_large_body_arrives_whole(service: Service, clients: Callable[..., HttpClient]) -> None:
+    body = b"0123456789" * 300_000  # aiohttp warns of such a one when it is written in one go
+    await clients().send(Outgoing("PUT", "/", body=body))
+    _, _, headers, text = service.asked[0]
+    assert (headers["Content-Length"], text.encode()) == (str(len(body)), body)
 
 
 async def test_redirects_are_not_followed(service: Service, clients: Callable[..., HttpClient]) -> None:
