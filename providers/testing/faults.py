@@ -59,6 +59,24 @@ class FaultPromises(Promises):
         await esp.provider.upsert(list_id, people(5, first=90))
         await esp.provider.remove(list_id, people(5, first=90))
 
+    async def test_check_tells_a_wrong_key_and_what_to_do(self, esp: EspHarness) -> None:
+        esp.fail(Fault.WRONG_KEY, times=100)
+        wrong = [f for f in await esp.provider.check() if not f.ok]
+        assert wrong
+        assert wrong[0].text
+        assert wrong[0].advice
+
+    async def test_check_never_calls_an_esp_well_that_is_down(self, esp: EspHarness) -> None:
+        esp.fail(Fault.EMPTY_503, times=100)
+        with pytest.raises(Transient):
+            await esp.provider.check()
+
+    async def test_could_not_look_is_not_there_is_none(self, esp: EspHarness) -> None:
+        await esp.make_list("Клиенты")
+        esp.fail(Fault.EMPTY_503)
+        with pytest.raises(Transient):
+            await esp.provider.find_list("Клиенты")
+
     @any_fault
     @at_any_call
     async def test_upsert(self, esp: EspHarness, bridge: BridgeSide, list_id: str, fault: Fault, after: int) -> None:

@@ -1,12 +1,12 @@
-"""Promises about the key and the lists."""
+"""Promises about the lists, and about a check that finds all well."""
 
 # ruff: noqa: S101 - a test kit asserts
 
 import pytest
 
-from providers.base import Reason, Refused, Transient
+from providers.base import Reason, Refused
 from providers.testing.base import Promises, people, person
-from providers.testing.harness import EspHarness, Fault
+from providers.testing.harness import EspHarness
 
 NAMES = ["Clients", "Клиенты: «Москва», Анна Иванова", 'O\'Hara & "Sons" <b>', "a/b?c=d%20#e+f", "🎉 רשימה"]
 
@@ -17,18 +17,6 @@ class ListPromises(Promises):
         assert findings
         assert [f for f in findings if not f.ok] == []
         assert await esp.lists() == {}
-
-    async def test_check_tells_a_wrong_key_and_what_to_do(self, esp: EspHarness) -> None:
-        esp.fail(Fault.WRONG_KEY, times=100)
-        wrong = [f for f in await esp.provider.check() if not f.ok]
-        assert wrong
-        assert wrong[0].text
-        assert wrong[0].advice
-
-    async def test_check_never_calls_an_esp_well_that_is_down(self, esp: EspHarness) -> None:
-        esp.fail(Fault.EMPTY_503, times=100)
-        with pytest.raises(Transient):
-            await esp.provider.check()
 
     @pytest.mark.parametrize("name", NAMES)
     async def test_a_created_list_has_its_name_and_is_found_by_it(self, esp: EspHarness, name: str) -> None:
@@ -77,12 +65,6 @@ class ListPromises(Promises):
 
     async def test_nothing_is_found_where_no_list_is(self, esp: EspHarness) -> None:
         assert await esp.provider.find_list("Клиенты") is None
-
-    async def test_could_not_look_is_not_there_is_none(self, esp: EspHarness) -> None:
-        await esp.make_list("Клиенты")
-        esp.fail(Fault.EMPTY_503)
-        with pytest.raises(Transient):
-            await esp.provider.find_list("Клиенты")
 
     async def test_deleting_a_list_leaves_its_people_on_other_lists(self, esp: EspHarness) -> None:
         going = await esp.provider.create_list("Going")
