@@ -16,8 +16,8 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from providers.testing.fake import Hold
 from tests.end_to_end import esp_of
-from tests.fakes.esp import Hold
 from tests.fakes.mailchimp import API_KEY
 from tests.fakes.sandbox import SandboxHarness
 from tests.fakes.sendgrid import KEY

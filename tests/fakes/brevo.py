@@ -15,7 +15,7 @@ from aiohttp import web
 
 from providers.base import Secret
 from providers.brevo import BrevoProvider, BrevoSettings
-from tests.fakes.esp import FakeEsp, FakeHarness, Handler, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 KEY = "xkeysib-fake-key-of-the-tests-0123456789abcdef"
 MAX_BODY_BYTES = 10 * 1024 * 1024

@@ -18,7 +18,7 @@ from aiohttp import web
 from providers.base import Secret
 from providers.mailchimp import MailchimpProvider, MailchimpSettings
 from providers.testing import EspHarness, Fault
-from tests.fakes.esp import FakeEsp, Handler, run_forever
+from providers.testing.fake import FakeEsp, Handler, run_forever
 from tests.specs import SPECS, Spec
 
 API_KEY = "0123456789abcdef0123456789abcdef-us21"

@@ -22,7 +22,7 @@ from aiohttp import web
 from providers.base import Secret
 from providers.sendgrid import SendgridProvider, SendgridSettings
 from providers.testing import EspHarness, Fault
-from tests.fakes.esp import Call, FakeEsp, run_forever
+from providers.testing.fake import Call, FakeEsp, run_forever
 from tests.specs import Spec, spec
 
 KEY = "SG.fake-key-of-the-tests.0123456789abcdefghijklmnopqrstuvwxyzABCDEF"
