@@ -1,4 +1,4 @@
-"""ActiveCampaign, API v3. Quirks: docs/providers/activecampaign.md."""
+"""ActiveCampaign. Start reading at `provider.py`; quirks are in docs/providers/activecampaign.md."""
 
 from providers.activecampaign.provider import ActiveCampaignProvider, ActiveCampaignSettings
 
