@@ -4,6 +4,8 @@
 #   make test    all tests, on SQLite and on a real PostgreSQL;  make test ARGS="-k outbox" for some of them
 #   make lint    style, format and types
 #   make docs    writes the files that are made from the code; make docs RUN=1 runs the conformance kit for the matrix
+#   make example  the provider of examples/ in an environment of its own, as a third party installs and tests it
+#   make site    the documentation as a site, in build/site
 #   make lock    pins what the image is built from, anew;  make check-deploy  checks image, charts, alerts as far as that
 #                goes without an engine or a cluster
 #   make soak    two minutes of mixed load: memory, open files, threads and the store must stay flat;  make soak SECONDS=3600
@@ -21,7 +23,7 @@ PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: run test crash lint docs lock check-deploy soak clean
+.PHONY: run test crash lint docs example site lock check-deploy soak clean
 
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
@@ -40,6 +42,14 @@ lint: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.generated $(if $(RUN),--run)
 
+example:
+	'$(PYTHON)' -m venv --clear .example
+	.example/bin/pip install --quiet --disable-pip-version-check . './examples/planfix-bridge-acme[test]'
+	cd examples/planfix-bridge-acme && ../../.example/bin/python -m pytest -q -n auto
+
+site: $(TOOLS)/.ready
+	$(TOOLS)/bin/mkdocs build --strict --quiet
+
 lock: $(TOOLS)/.ready
 	$(TOOLS)/bin/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --output-file requirements.lock
@@ -56,7 +66,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),120)
 
 clean:
-	rm -rf $(VENV) $(TOOLS) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) .example build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pip is the last thing that a new environment gets: when it is there, the rest is.
 $(BIN)/pip:
