@@ -1,0 +1,23 @@
+"""What the pages quote from the code is in the code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "planfix-bridge-acme"
+
+
+@pytest.mark.parametrize("language", ["python", "toml"])
+def test_the_page_for_authors_quotes_the_example_as_it_is(language: str) -> None:
+    page = (ROOT / "docs" / "adding-a-provider.md").read_text()
+    sources = [file.read_text() for file in sorted(EXAMPLE.rglob("*")) if file.suffix in (".py", ".toml")]
+    quoted = re.findall(rf"^```{language}\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE)
+    assert quoted
+    assert [text for text in quoted if not any(text in source for source in sources)] == []
+
+
+def test_every_provider_has_its_page_on_the_site() -> None:
+    pages = {f"providers/{page.name}" for page in (ROOT / "docs" / "providers").glob("*.md")}
+    assert pages == set(re.findall(r"providers/\w+\.md", (ROOT / "mkdocs.yml").read_text()))
