@@ -16,7 +16,7 @@ from aiohttp import web
 
 from providers.base import Secret
 from providers.mailerlite import MailerliteProvider, MailerliteSettings
-from tests.fakes.esp import FakeEsp, FakeHarness, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, run_forever, running
 
 KEY = "eyJ0eXAiOiJKV1QiLCJhbGciOiJSUzI1NiJ9.fake-token-of-the-tests.0123456789"
 OUT = ("unsubscribed", "bounced", "junk")

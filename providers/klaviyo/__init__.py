@@ -1,0 +1,5 @@
+"""Klaviyo as a provider. Start reading at `provider.py`; quirks are in docs/providers/klaviyo.md."""
+
+from providers.klaviyo.provider import KlaviyoProvider, KlaviyoSettings
+
+__all__ = ["KlaviyoProvider", "KlaviyoSettings"]
