@@ -31,6 +31,18 @@ async def by_page(page: Callable[[int], Awaitable[Sequence[T]]], size: int, firs
         number += 1
 
 
+async def until_empty(page_at: Callable[[int], Awaitable[Sequence[T]]]) -> AsyncIterator[T]:
+    """All items; `page_at` gets the number of items before the page. For services that may cut a page shorter than was
+    asked for: the last page is empty, or begins as the one before."""
+    offset = 0
+    first: T | None = None
+    while (items := await page_at(offset)) and items[0] != first:
+        for item in items:
+            yield item
+        first = items[0]
+        offset += len(items)
+
+
 async def by_cursor(page_after: Callable[[C | None], Awaitable[tuple[Sequence[T], C | None]]]) -> AsyncIterator[T]:
     """All items; `page_after` gets what the page before told of the next one, None for the first, and tells it with
     the items. Ends where nothing is told, and where a service tells the same again."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from itertools import count
 from typing import Any, Final
 
 from providers.answers import CallRefused
@@ -20,7 +21,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks
 from providers.names import name_fields
-from providers.paging import by_cursor
+from providers.paging import until_empty
 from providers.plan import Found
 from providers.rest import Check
 from providers.sendsay.api import SendsayApi, SendsaySettings
@@ -199,18 +200,14 @@ class SendsayProvider(SendsayApi):
         )
 
     def _addresses(self, list_id: str) -> AsyncIterator[str]:
-        """The list's addresses. A page may be shorter than asked for; the last one is empty, or the same as before."""
+        numbers = count(1)
 
-        async def page_after(seen: tuple[int, str] | None) -> tuple[list[str], tuple[int, str] | None]:
-            number, first = seen or (0, "")
+        async def page_at(_: int) -> list[str]:
             order = {"sort": "member.email", "sort.order": "asc", "result": "response"}
-            told = await self.ask("member.list", group=list_id, page=number + 1, pagesize=_PAGE, **order)
-            addresses = [_address_in(row) for row in told.get("list") or ()]
-            if not addresses or addresses[0] == first:
-                return [], None
-            return addresses, (number + 1, addresses[0])
+            told = await self.ask("member.list", group=list_id, page=next(numbers), pagesize=_PAGE, **order)
+            return [_address_in(row) for row in told.get("list") or ()]
 
-        return by_cursor(page_after)
+        return until_empty(page_at)
 
     def checks(self) -> Sequence[Check]:
         return (self._check_lists,)
