@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from providers.base import Secret
 from providers.sendsay import SendsayProvider, SendsaySettings
-from tests.fakes.esp import FakeEsp, FakeHarness, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, run_forever, running
 
 KEY = "19FAKEkeyOfTheTests_only9wDLcu92POg"
 ACCOUNT = "my_company"

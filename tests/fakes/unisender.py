@@ -21,8 +21,8 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from providers.base import Secret
+from providers.testing.fake import Call, FakeEsp, FakeHarness, run_forever, running
 from providers.unisender import UniSenderProvider, UniSenderSettings
-from tests.fakes.esp import Call, FakeEsp, FakeHarness, run_forever, running
 
 KEY = "6fake0key0of0the0tests0only0six7kd3yxpn8cbaegyw"
 PATH = "/en/api/"
