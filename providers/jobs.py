@@ -25,13 +25,17 @@ class Polling:
     budget_s: float
 
 
+class Overdue(Transient):
+    """A job did not end within its budget."""
+
+
 async def pause(seconds: float) -> None:
     """Waits between two looks at a job."""
     await asyncio.sleep(seconds)
 
 
 async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool], polling: Polling) -> R:
-    """What `look` sees when the job has ended; Transient when that is not within the budget."""
+    """What `look` sees when the job has ended; raises Overdue when that is not within the budget."""
     waited_s = 0.0
     wait_s = polling.first_s
     while waited_s + wait_s <= polling.budget_s:
@@ -41,7 +45,7 @@ async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool
         if has_ended(seen):
             return seen
         wait_s = min(2 * wait_s, polling.longest_s)
-    raise Transient(f"a job of the service was not done after {polling.budget_s:g} s")
+    raise Overdue(f"a job of the service was not done after {polling.budget_s:g} s")
 
 
 class UnderWay:

@@ -8,7 +8,7 @@ from providers.contact import Contact
 
 _SPACES = re.compile(r"\s+")
 _NOT_IN_SLUG = re.compile(r"[^a-z0-9]+")
-_BEYOND_BASIC_PLANE = re.compile(r"[\U00010000-\U0010ffff\ufe0f\u200d]")
+_EMOJI = re.compile(r"[\U00010000-\U0010ffff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d]")
 
 
 def joined(first_name: str | None, last_name: str | None, max_chars: int | None = None) -> str:
@@ -28,8 +28,8 @@ def without(name: str, characters: str) -> str:
 
 
 def without_emoji(name: str) -> str:
-    """`name` without characters beyond the basic plane, emoji first of all, and what joins them."""
-    return _SPACES.sub(" ", _BEYOND_BASIC_PLANE.sub(" ", name)).strip()
+    """`name` without emoji and what joins them: pictures of the basic plane, and everything beyond it."""
+    return _SPACES.sub(" ", _EMOJI.sub(" ", name)).strip()
 
 
 def slug(name: str, max_chars: int) -> str:
