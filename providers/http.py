@@ -8,7 +8,7 @@ import io
 import time
 from abc import ABC, abstractmethod
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -18,9 +18,11 @@ import msgspec
 from yarl import URL
 
 from providers.answers import MAX_ANSWER_BYTES, Answer
+from providers.concurrency import chunks_within
 from providers.errors import AuthFailed, Secret, Transient
 
 PIECE_BYTES: Final = 256 * 1024
+QUERY_LIST_CHARS: Final = 6000  # of the 8 KB that servers usually take as a URL
 TOKEN_SPARE_S: Final = 300.0  # an OAuth2 token is renewed so long before it ends
 
 Query = Mapping[str, str | int | bool | list[str]]
@@ -242,6 +244,11 @@ def query_of(query: Query | None) -> list[tuple[str, str]]:
         for one in value if isinstance(value, list) else [value]:
             pairs.append((name, str(one).lower() if isinstance(one, bool) else str(one)))
     return pairs
+
+
+def chunks_in_query(texts: Iterable[str], size: int) -> list[list[str]]:
+    """`texts` in parts of at most `size` whose list, quoted and percent-encoded, fits into one query."""
+    return chunks_within(texts, size, lambda text: len(quote(f'"{text}",', safe="")), QUERY_LIST_CHARS)
 
 
 def _query(pairs: list[tuple[str, str]]) -> str:

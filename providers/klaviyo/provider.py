@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, ClassVar, Final
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from msgspec import Meta
 
@@ -27,7 +27,7 @@ from providers.base import (
     Transient,
 )
 from providers.concurrency import chunks, chunks_within
-from providers.http import Auth, HeaderAuth, Query, json_body
+from providers.http import Auth, HeaderAuth, Query, chunks_in_query, json_body
 from providers.jobs import Polling, UnderWay, follow
 from providers.klaviyo.profiles import PLANFIX_ID, data_of, found_in, outcome_of, profile_of, weight_bytes
 from providers.pace import Rate
@@ -41,7 +41,6 @@ IMPORT_MAX_BYTES: Final = 5_000_000 - 1000  # less the frame around the profiles
 RELATED_AT_ONCE: Final = 1000  # profiles put on a list or taken off it
 SUPPRESSED_AT_ONCE: Final = 100
 LOOKED_UP_AT_ONCE: Final = 100  # a page
-FILTER_MAX_CHARS: Final = 6000  # of addresses in one filter, percent-encoded: 8 KB is a usual limit of URLs
 _PAGE: Final = 100
 _LISTS_PAGE: Final = 10
 _SUBSCRIPTIONS: Final[Query] = {"additional-fields[profile]": "subscriptions"}
@@ -141,7 +140,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
                 record = found_in(list_id, profile)
                 found[record.address.lower()] = record
 
-        await self.one_by_one(chunks_within(asked, LOOKED_UP_AT_ONCE, _filter_chars, FILTER_MAX_CHARS), some)
+        await self.one_by_one(chunks_in_query(asked, LOOKED_UP_AT_ONCE), some)
         return [found.get(contact.known_by.lower()) for contact in contacts]
 
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
@@ -299,7 +298,3 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
             return told["data"], following.get("page[cursor]", [None])[0]
 
         return by_cursor(page_after)
-
-
-def _filter_chars(address: str) -> int:
-    return len(quote(f'"{address}",', safe=""))
