@@ -25,6 +25,7 @@ from providers.base import (
     Secret,
     Settings,
     Transient,
+    redact,
 )
 from providers.concurrency import chunks, chunks_within
 from providers.http import Auth, HeaderAuth, Query, chunks_in_query, json_body
@@ -205,7 +206,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
             told = error["attributes"]
             about = Answer(200, {}, json_body(told.get("original_payload")))
             named |= dict.fromkeys(
-                addresses_in(about), Rejected(Reason.CONTACT_REFUSED, f"{told['code']}: {told['detail']}")
+                addresses_in(about), Rejected(Reason.CONTACT_REFUSED, redact(f"{told['code']}: {told['detail']}"))
             )
         return named
 

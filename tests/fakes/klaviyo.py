@@ -345,7 +345,11 @@ class FakeKlaviyo(FakeEsp):
 
     def _get_errors(self, request: web.Request, data: Any) -> web.Response:
         def shown(payload: Any) -> dict[str, Any]:
-            told = {"code": "invalid", "title": "Invalid input.", "detail": "Invalid email address"}
+            told = {
+                "code": "invalid",
+                "title": "Invalid input.",
+                "detail": f"Invalid email address: {(payload or {}).get('email')}",
+            }
             source = {"pointer": "/data/attributes/email"}
             return {
                 "type": "import-error",

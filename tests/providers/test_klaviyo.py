@@ -181,6 +181,7 @@ async def test_the_errors_of_an_import_name_who_was_left_out(esp: KlaviyoHarness
     outcomes = await esp.provider.upsert(list_id, [*people(MANY), *bad(esp, 150)])
     assert {type(outcome) for outcome in outcomes[:MANY]} == {Delivered}
     assert {type(outcome) for outcome in outcomes[MANY:]} == {Rejected}
+    assert "bad0@" not in str(outcomes[MANY])
     assert len([call for call in esp.fake.calls if call.path.endswith("import-errors")]) == 2
 
 
