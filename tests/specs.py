@@ -1,7 +1,7 @@
 """Holds requests of the providers against the official descriptions in `../shared/specs`, where those are present."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from werkzeug.datastructures import Headers, ImmutableMultiDict
 SPECS = Path(__file__).resolve().parents[2] / "shared" / "specs"
 BASE_URL = "https://esp.invalid"
 REMEMBERED_BYTES = 10_000
+
+Mend = Callable[[dict[str, Any]], None]
 
 
 class _Request:
@@ -34,9 +36,11 @@ class _Request:
 
 
 class Spec:
-    """One service's description, possibly in several files. `faults` is empty for a request that it allows."""
+    """One service's description, possibly in several files. `faults` is empty for a request that it allows.
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    `mend` repairs what is wrong with the description itself, so that it can be used."""
+
+    def __init__(self, files: Sequence[Path], mend: Mend | None = None) -> None:
         documents = [yaml.safe_load(f.read_text()) if f.suffix != ".json" else json.loads(f.read_text()) for f in files]
         self._apis = []
         self._known: dict[Any, list[str]] = {}  # what was found of requests that came before
@@ -44,6 +48,8 @@ class Spec:
             # The fakes check the key; where the service lives is a setting.
             document["servers"] = [{"url": BASE_URL}]
             document.pop("security", None)
+            if mend is not None:
+                mend(document)
             for operations in document["paths"].values():
                 operations.pop("servers", None)
                 for operation in operations.values():
@@ -114,7 +120,7 @@ def _resolve(document: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def spec(service: str, *names: str) -> Spec | None:
+def spec(service: str, *names: str, mend: Mend | None = None) -> Spec | None:
     """The description of a service from its files, None where `../shared` is not there (a user's machine)."""
     files = [SPECS / service / name for name in names]
-    return Spec(files) if all(f.is_file() for f in files) else None
+    return Spec(files, mend) if all(f.is_file() for f in files) else None

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from providers.activecampaign import ActiveCampaignProvider, ActiveCampaignSettings
 from providers.base import Secret
-from tests.fakes.esp import FakeEsp, FakeHarness, Handler, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 KEY = "fake0key0of0the0tests0123456789abcdef0123456789abcdef"
 LIST_ID = 3

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from providers.base import Secret
 from providers.hubspot import HubSpotProvider, HubSpotSettings
-from tests.fakes.esp import FakeEsp, FakeHarness, Handler, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 KEY = "pat-eu1-fake-token-of-the-tests-0123456789abcdef"
 MARKETING, NEWS = 33583163, 39644612  # subscription types
