@@ -252,7 +252,7 @@ async def test_fields_are_made_once_and_a_check_tells_of_them(esp: UniSenderHarn
     await esp.provider.upsert(list_id, people(2))
     assert [form["name"] for form in esp.fake.asked("createField")] == ["LastName", PLANFIX_ID]
     assert {member.id async for member in esp.provider.members(list_id)} == {"0", "1"}
-    assert "are there" in (await esp.provider.check())[1].text
+    assert "Planfix ids: there" in (await esp.provider.check())[1].text
 
 
 @pytest.mark.parametrize(
