@@ -24,11 +24,11 @@ from providers.base import (
 )
 from providers.concurrency import chunks
 from providers.http import Auth, HeaderAuth
-from providers.jobs import Polling, UnderWay, follow
+from providers.jobs import Polling, follow
 from providers.names import name_fields
 from providers.pace import Rate
 from providers.paging import by_offset
-from providers.plan import Found
+from providers.plan import Found, told_by_report
 from providers.rest import Check, Needed, RestProvider
 
 SINGLE_UP_TO: Final = 50  # contacts that go one by one: an import is looked at for the first time after 30 s
@@ -81,7 +81,6 @@ class BrevoProvider(RestProvider[BrevoSettings]):
 
     def __init__(self, settings: BrevoSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
         self._folder = Needed(self._find_folder, self._make_folder)
         self._id_attribute = Needed(self._find_id_attribute, self._make_id_attribute)
 
@@ -181,13 +180,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
             if job["status"] != "completed":
                 await self.require_there(list_id)
                 raise Transient(f"an import of Brevo ended as {job['status']}")
-        refused_addresses = await self._invalid(job)
-        return [
-            Rejected(Reason.INVALID_ADDRESS, "not valid by Brevo's import report")
-            if contact.address.lower() in refused_addresses
-            else Delivered(contact.address.lower())
-            for contact in contacts
-        ]
+        return told_by_report(contacts, await self._invalid(job), "not valid by Brevo's import report")
 
     async def _job(self, process_id: int) -> Any:
         return (await self.call("job", "GET", "/processes/{}", process_id, bucket="jobs")).json()

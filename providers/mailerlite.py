@@ -27,7 +27,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks
 from providers.http import Auth, HeaderAuth, json_body, path_of
-from providers.jobs import Polling, UnderWay, follow
+from providers.jobs import Polling, follow
 from providers.names import name_fields
 from providers.pace import Rate
 from providers.paging import by_cursor, by_page
@@ -91,7 +91,6 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
 
     def __init__(self, settings: MailerliteSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
         self._id_field = Needed(self._find_id_field, self._make_id_field)
 
     def auth(self) -> Auth:

@@ -5,7 +5,7 @@ so that nobody who opted out comes back under a changed address, is decided here
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from re import Pattern, fullmatch
 from typing import Any, ClassVar, Generic, TypeVar
@@ -25,7 +25,7 @@ from providers.base import (
     SettingsT,
 )
 from providers.concurrency import each
-from providers.jobs import UnderWay
+from providers.jobs import Polling, UnderWay
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,14 +47,15 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     """A provider whose upserts and removals follow the plan.
 
     `list_id_pattern` is what an id of a list looks like: any other text is a list that does not exist, and reaches no
-    call. A provider of an asynchronous service replaces `under_way`.
+    call. `polling` is when jobs of an asynchronous service are looked at; most services have none.
     """
 
     list_id_pattern: ClassVar[str] = r"\d+"
+    polling: ClassVar[Polling] = Polling(first_s=1, longest_s=1, budget_s=0)
 
     def __init__(self, settings: SettingsT) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(0.0)
+        self.under_way = UnderWay(2 * self.polling.budget_s)
 
     async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Opt-outs of earlier addresses first, then changes of address, then everybody, then what is left behind."""
@@ -212,6 +213,17 @@ async def for_the_rest(
     rest = [contact for index, contact in enumerate(contacts) if index not in settled]
     told = iter(await work(rest) if rest else [])
     return [settled[index] if index in settled else next(told) for index in range(len(contacts))]
+
+
+def told_by_report(contacts: Sequence[Contact], refused: Collection[str], detail: str) -> list[Outcome]:
+    """The outcomes of a bulk call that went well for all but these addresses, which are in small letters. The address
+    is the id."""
+    return [
+        Rejected(Reason.INVALID_ADDRESS, detail)
+        if contact.address.lower() in refused
+        else Delivered(contact.address.lower())
+        for contact in contacts
+    ]
 
 
 async def without_refused_rows(

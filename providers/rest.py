@@ -54,6 +54,18 @@ class Needed(Generic[T]):
     def forget(self) -> None:
         self._it = None
 
+    async def is_there(self) -> bool:
+        """Whether the account has it now; what is gone is made again when it is asked for."""
+        there = await self._find() is not None
+        if not there:
+            self.forget()
+        return there
+
+    async def finding(self, what: str) -> Finding:
+        """What a check says of it."""
+        state = "there" if await self._find() is not None else "missing; made with the first contact"
+        return Finding(True, f"{what}: {state}")
+
 
 class NeededFields(Needed[bool]):
     """Fields of contacts that must exist before they are written, each under its name. `there` tells the names of those
@@ -74,6 +86,11 @@ class NeededFields(Needed[bool]):
         """The names that the account has no field of."""
         there = await self._there()
         return [name for name in self._names if name not in there]
+
+    async def finding(self, what: str) -> Finding:
+        missing = await self.missing()
+        state = f"missing {', '.join(missing)}; made with the first contact" if missing else "there"
+        return Finding(True, f"{what}: {state}")
 
     async def _all_there(self) -> bool | None:
         return None if await self.missing() else True
@@ -211,7 +228,25 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
             if its_name.casefold() == name.casefold():
                 raise Refused(Reason.NAME_TAKEN, "there is a list of this name") from cause
 
+    async def require_fault_of_contact(self, list_id: str, refused: Refused, needed: Needed[Any]) -> None:
+        """Raises what lies behind a refused contact where that is another thing: the limit of the plan, a list that is
+        gone, or something that contacts need and somebody deleted."""
+        if refused.reason is Reason.PLAN_LIMIT:
+            raise Refused(refused.reason, refused.detail) from refused
+        await self.require_there(list_id, refused)
+        if not await needed.is_there():
+            raise Transient("a field of contacts is gone; it is made again before the next try") from refused
+
     # Check
+
+    async def check_lists(self) -> Finding:
+        """The first look at most services: the key works, and there is room for lists."""
+        count = len([one async for one in self.lists()])
+        most = self.limits.lists
+        text = f"the API key works; the account has {count} lists" + (f" of at most {most}" if most else "")
+        if most is None or count < most:
+            return Finding(True, text)
+        return Finding(False, text, f"Delete lists at {self.title} that nobody needs any more.")
 
     async def check(self) -> list[Finding]:
         findings: list[Finding] = []

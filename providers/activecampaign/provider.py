@@ -24,7 +24,7 @@ from providers.base import (
     Settings,
 )
 from providers.http import Auth, HeaderAuth
-from providers.jobs import Polling, UnderWay, follow
+from providers.jobs import Polling, follow
 from providers.names import name_fields, without
 from providers.pace import Rate
 from providers.paging import by_cursor, by_offset
@@ -88,7 +88,6 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
 
     def __init__(self, settings: ActiveCampaignSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
         self._field = Needed(self._find_field, self._make_field)
 
     def auth(self) -> Auth:

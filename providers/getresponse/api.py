@@ -19,7 +19,7 @@ from providers.getresponse.records import (
     who_left,
 )
 from providers.http import Auth
-from providers.jobs import Polling, UnderWay
+from providers.jobs import Polling
 from providers.pace import Rate
 from providers.paging import by_page
 from providers.rest import Needed, RestProvider
@@ -55,7 +55,6 @@ class GetResponseApi(RestProvider[GetResponseSettings], ABC):
 
     def __init__(self, settings: GetResponseSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
         self.id_field = Needed(self.find_field, self._make_field)
 
     def auth(self) -> Auth:

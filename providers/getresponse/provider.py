@@ -17,7 +17,6 @@ from providers.base import (
     Outcome,
     Reason,
     Rejected,
-    Transient,
 )
 from providers.concurrency import chunks
 from providers.getresponse.api import PLANFIX_ID, GetResponseApi, GetResponseSettings
@@ -148,7 +147,7 @@ class GetResponseProvider(GetResponseApi):
         except CallRefused as refused:
             if refused.code == KNOWN_ALREADY:  # it is on its way by an earlier call
                 return {}
-            await self._explain(list_id, refused)
+            await self.require_fault_of_contact(list_id, refused, self.id_field)
             if refused.code == FORBIDDEN and is_blocked(contact.address, await self.blocklist(list_id)):
                 return {contact.address.lower(): OptedOut(BLOCKED)}
             return {contact.address.lower(): Rejected(Reason.INVALID_ADDRESS, refused.detail)}
@@ -159,18 +158,8 @@ class GetResponseProvider(GetResponseApi):
         try:
             await self.call("add", "POST", "/contacts/batch", json=body, bucket="additions")
         except CallRefused as refused:
-            await self._explain(list_id, refused)
+            await self.require_fault_of_contact(list_id, refused, self.id_field)
             raise ContactRefused(detail=refused.detail) from refused
-
-    async def _explain(self, list_id: str, refused: CallRefused) -> None:
-        """Raises what lies behind a refusal where that is no contact: the plan's limit, a list or a field that is
-        gone."""
-        if refused.reason is Reason.PLAN_LIMIT:
-            raise refused
-        await self.require_there(list_id, refused)
-        if await self.find_field() is None:
-            self.id_field.forget()
-            raise Transient("the field of Planfix ids is gone; it is made again before the next try") from refused
 
     async def _overdue(self, list_id: str, addresses: Sequence[str]) -> dict[str, Outcome]:
         """What became of those whom GetResponse took and did not put on the list: on a list with double opt-in they
@@ -230,7 +219,7 @@ class GetResponseProvider(GetResponseApi):
     # Check
 
     def checks(self) -> Sequence[Check]:
-        return (self._check_key, self._check_lists, self._check_field)
+        return (self._check_key, self._check_lists, lambda: self.id_field.finding(f"custom field {PLANFIX_ID}"))
 
     async def _check_key(self) -> Finding:
         await self.call("account", "GET", "/accounts")
@@ -240,11 +229,6 @@ class GetResponseProvider(GetResponseApi):
         count = len([one async for one in self.campaigns()])
         text = f"the account has {count} of at most {LISTS} lists"
         return Finding(count < LISTS, text, "Delete lists in GetResponse that nobody needs any more.")
-
-    async def _check_field(self) -> Finding:
-        if await self.find_field() is None:
-            return Finding(True, f"the custom field {PLANFIX_ID} will be made with the first contact")
-        return Finding(True, f"the custom field {PLANFIX_ID} is there")
 
 
 def _found(address: str, record: Any, how: str | None = None) -> Found:

@@ -29,7 +29,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks, chunks_within
 from providers.http import Auth, HeaderAuth, Query, chunks_in_query, json_body
-from providers.jobs import Polling, UnderWay, follow
+from providers.jobs import Polling, follow
 from providers.klaviyo.profiles import PLANFIX_ID, data_of, found_in, outcome_of, profile_of, weight_bytes
 from providers.pace import Rate
 from providers.paging import by_cursor
@@ -99,7 +99,6 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
 
     def __init__(self, settings: KlaviyoSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
 
     def auth(self) -> Auth:
         return HeaderAuth(self.settings.api_key, prefix="Klaviyo-API-Key ")

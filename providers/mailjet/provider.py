@@ -12,13 +12,11 @@ from providers.base import (
     Contact,
     ContactRefused,
     Delivered,
-    Finding,
     Limits,
     Member,
     MemberState,
     Outcome,
     Reason,
-    Refused,
     Rejected,
     Secret,
     Settings,
@@ -26,7 +24,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks
 from providers.http import Auth, BasicAuth
-from providers.jobs import Polling, UnderWay, follow
+from providers.jobs import Polling, follow
 from providers.mailjet.records import (
     ERRORS,
     PLANFIX_ID,
@@ -40,8 +38,8 @@ from providers.mailjet.records import (
     row_of,
     yes,
 )
-from providers.paging import by_offset
-from providers.plan import Found
+from providers.paging import until_empty
+from providers.plan import Found, told_by_report
 from providers.rest import Check, NeededFields, RestProvider
 
 SINGLE_UP_TO: Final = 10  # contacts that go one by one; more are a job
@@ -95,7 +93,6 @@ class MailjetProvider(RestProvider[MailjetSettings]):
 
     def __init__(self, settings: MailjetSettings) -> None:
         super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
         self._first_name = settings.first_name.lower()
         self._last_name = settings.last_name.lower()
         names = (self._first_name, self._last_name, PLANFIX_ID)
@@ -167,18 +164,13 @@ class MailjetProvider(RestProvider[MailjetSettings]):
             return await self.one_by_one(contacts, lambda contact: self._put_one(list_id, contact))
         async with self.under_way.job(list_id, (contact.address for contact in contacts)):
             refused = await self._import(list_id, contacts)
-        return [
-            Rejected(Reason.INVALID_ADDRESS, "refused by Mailjet's report")
-            if contact.address.lower() in refused
-            else Delivered(contact.address.lower())
-            for contact in contacts
-        ]
+        return told_by_report(contacts, refused, "refused by Mailjet's report")
 
     async def _put_one(self, list_id: str, contact: Contact) -> Outcome:
         try:
             await self.call("upsert", "POST", _MANAGE_ONE, list_id, json={"Action": ADD, **self._row(contact)})
         except CallRefused as refused:
-            await self._explain(list_id, refused)
+            await self.require_fault_of_contact(list_id, refused, self._fields)
             return Rejected(Reason.INVALID_ADDRESS, refused.detail)
         return Delivered(contact.address.lower())
 
@@ -188,27 +180,17 @@ class MailjetProvider(RestProvider[MailjetSettings]):
         try:
             number, job = await self._job("import", _MANAGE_MANY, list_id, json={"Action": ADD, "Contacts": rows})
         except CallRefused as refused:
-            await self._explain(list_id, refused)
+            await self.require_fault_of_contact(list_id, refused, self._fields)
             raise ContactRefused(detail=refused.detail) from refused
         failure = failure_of(job)
         if failure is None:
             return set()
-        await self._explain(list_id, failure)
+        await self.require_fault_of_contact(list_id, failure, self._fields)
         report = await self.call("import_report", "GET", _REPORT, number, accept=[404], reads_json=False)
         named = addresses_in(report) & {contact.address.lower() for contact in contacts}
         if not (named and did_something(job)):
             raise failure
         return named
-
-    async def _explain(self, list_id: str, refused: Refused) -> None:
-        """Raises what lies behind a refusal where that is no contact: the plan's limit, a list or property that is
-        gone."""
-        if refused.reason is Reason.PLAN_LIMIT:
-            raise Refused(refused.reason, refused.detail) from refused
-        await self.require_there(list_id, refused)
-        if await self._fields.missing():
-            self._fields.forget()
-            raise Transient("a contact property is gone; it is made again before the next try") from refused
 
     async def take_off(self, list_id: str, records: Sequence[Found]) -> None:
         going = [record.address for record in records if record.on_list and record.opted_out != UNSUBSCRIBED]
@@ -283,7 +265,8 @@ class MailjetProvider(RestProvider[MailjetSettings]):
         return {str(one["ContactID"]) async for one in rows if yes(one["IsUnsubscribed"])}
 
     def _pages(self, operation: str, resource: str, **filters: str) -> AsyncIterator[Any]:
-        """All objects of a kind, or those of one list; none of a list that is gone."""
+        """All objects of a kind, or those of one list; none of a list that is gone. Pages shorter than asked for have
+        been reported."""
 
         async def page_at(offset: int) -> list[Any]:
             query: dict[str, str | int] = {**filters, "Limit": _PAGE, "Offset": offset}
@@ -291,20 +274,10 @@ class MailjetProvider(RestProvider[MailjetSettings]):
             answer = await self.call(operation, "GET", f"/v3/REST/{resource}", query=query, accept=gone)
             return [] if answer.status == 404 else list(answer.json()["Data"])
 
-        return by_offset(page_at, _PAGE)
+        return until_empty(page_at)
 
     def checks(self) -> Sequence[Check]:
-        return (self._check_key, self._check_properties)
-
-    async def _check_key(self) -> Finding:
-        count = len([one async for one in self.lists()])
-        return Finding(True, f"the API key works; the account has {count} lists")
-
-    async def _check_properties(self) -> Finding:
-        missing = await self._fields.missing()
-        if not missing:
-            return Finding(True, "the contact properties are there")
-        return Finding(True, f"the contact properties {', '.join(missing)} will be made with the first contact")
+        return (self.check_lists, lambda: self._fields.finding("contact properties"))
 
     async def choices(self) -> dict[str, list[Choice]]:
         properties = [Choice(name, name) for name in sorted(await self._properties() - {PLANFIX_ID})]

@@ -10,7 +10,6 @@ from providers.base import (
     Capabilities,
     Contact,
     Delivered,
-    Finding,
     Limits,
     Member,
     MemberState,
@@ -222,16 +221,7 @@ class UniSenderProvider(UniSenderApi):
     # Check
 
     def checks(self) -> Sequence[Check]:
-        return (self._check_lists, self._check_fields)
-
-    async def _check_lists(self) -> Finding:
-        return Finding(True, f"the API key works; the account has {len(await self.ask('getLists'))} lists")
-
-    async def _check_fields(self) -> Finding:
-        missing = await self._fields.missing()
-        if not missing:
-            return Finding(True, "the fields for names and Planfix ids are there")
-        return Finding(True, f"the fields {', '.join(missing)} will be made with the first contact")
+        return (self.check_lists, lambda: self._fields.finding("fields for names and Planfix ids"))
 
     # The fields that an import needs
 

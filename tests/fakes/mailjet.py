@@ -16,7 +16,7 @@ from aiohttp import web
 
 from providers.base import Secret
 from providers.mailjet import MailjetProvider, MailjetSettings
-from tests.fakes.esp import FakeEsp, FakeHarness, Handler, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 KEY = "0123456789abcdef0123456789abcdef"
 SECRET_KEY = "fedcba9876543210fedcba9876543210"

@@ -225,8 +225,10 @@ async def test_only_the_fields_that_are_missing_are_made_and_only_once() -> None
     for _ in range(2):
         await fields.get()
     assert made == ["last", "id"]
+    assert (await fields.finding("fields")).text == "fields: there"
+    assert await fields.is_there()
     there.discard("id")
-    assert await fields.missing() == ["id"]
-    fields.forget()
+    assert (await fields.finding("fields")).text == "fields: missing id; made with the first contact"
+    assert not await fields.is_there()
     await fields.get()
     assert made == ["last", "id", "id"]

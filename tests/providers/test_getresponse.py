@@ -342,7 +342,7 @@ async def test_a_field_that_somebody_deleted_is_made_again_and_nobody_is_refused
 ) -> None:
     await esp.provider.upsert(list_id, [Contact("9", "ivan@post.test")])
     esp.fake.fields.clear()
-    with pytest.raises(Transient, match="field"):
+    with pytest.raises(Transient, match="is gone"):
         await esp.provider.upsert(list_id, people(count))
     assert {type(outcome) for outcome in await esp.provider.upsert(list_id, people(count))} == {Delivered}
 
@@ -409,10 +409,10 @@ async def test_a_check_counts_lists_and_tells_what_will_be_made(esp: GetResponse
     assert [finding.text for finding in await esp.provider.check()] == [
         "the API key works",
         "the account has 1 of at most 1000 lists",
-        "the custom field planfix_id will be made with the first contact",
+        "custom field planfix_id: missing; made with the first contact",
     ]
     await esp.provider.upsert(list_id, [ANNA])
     esp.fake.campaigns |= {f"c{number}": Campaign(f"list {number}") for number in range(999)}
     findings = await esp.provider.check()
-    assert findings[2].text == "the custom field planfix_id is there"
+    assert findings[2].text == "custom field planfix_id: there"
     assert (findings[1].ok, findings[1].advice != "") == (False, True)

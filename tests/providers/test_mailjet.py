@@ -120,7 +120,7 @@ async def test_a_property_that_somebody_deleted_is_made_again_and_nobody_is_refu
     await esp.provider.upsert(list_id, people(1))
     del esp.fake.properties["planfix_id"]
     esp.fake.refuses_whole = True
-    with pytest.raises(Transient, match="property is gone"):
+    with pytest.raises(Transient, match="is gone"):
         await esp.provider.upsert(list_id, people(count))
     assert {type(outcome) for outcome in await esp.provider.upsert(list_id, people(count))} == {Delivered}
 
@@ -298,8 +298,8 @@ async def test_a_check_tells_what_will_be_made(esp: MailjetHarness, list_id: str
     texts = [finding.text for finding in await esp.provider.check()]
     assert texts == [
         "the API key works; the account has 1 lists",
-        "the contact properties firstname, lastname, planfix_id will be made with the first contact",
+        "contact properties: missing firstname, lastname, planfix_id; made with the first contact",
     ]
     await esp.provider.upsert(list_id, people(1))
-    assert (await esp.provider.check())[1].text == "the contact properties are there"
+    assert (await esp.provider.check())[1].text == "contact properties: there"
     assert [one.value for one in (await esp.provider.choices())["last_name"]] == ["country", "firstname", "lastname"]
