@@ -61,10 +61,12 @@ def told(*data: Any, status: int = 200) -> web.Response:
 @dataclass
 class FakeMailjet(FakeEsp):
     """Jobs are done when they are looked at for the time `job_looks`. A bad row ends in the report of its job, or with
-    `refuses_whole` refuses the call. `spoilt` is what Mailjet says of a job that came to nothing."""
+    `refuses_whole` refuses the call. Pages may be shorter (`page_max`) than asked for. `spoilt` is what Mailjet says of
+    a job that came to nothing."""
 
     parallel_limit: int = 4
     job_looks: int = 1
+    page_max: int = 1000
     refuses_whole: bool = False
     spoilt: dict[str, str] | None = None
     free_contacts: int = 1_000_000
@@ -151,7 +153,7 @@ class FakeMailjet(FakeEsp):
         limit, offset = int(request.query.get("Limit", 10)), int(request.query.get("Offset", 0))
         if not 0 < limit <= 1000:
             raise Refusal(400, "Limit is out of range")
-        return told(*islice(items, offset, offset + limit))
+        return told(*islice(items, offset, offset + min(limit, self.page_max)))
 
     def _list_of(self, request: web.Request) -> ContactsList:
         return self._list(request.match_info["list_id"])

@@ -182,6 +182,17 @@ async def test_members_show_who_is_out_in_each_way(esp: MailjetHarness, list_id:
     assert states == {"p0": out, "p1": out, "p2": out, "p3": MemberState.SUBSCRIBED}
 
 
+async def test_listings_whose_pages_are_short_are_read_to_the_end(esp: MailjetHarness, list_id: str) -> None:
+    await esp.provider.upsert(list_id, people(7))
+    for number in range(3):
+        await esp.opt_out(f"p{number}@post.test")
+    esp.fake.page_max = 2
+    members = [member async for member in esp.provider.members(list_id)]
+    assert len(members) == 7
+    assert [member.state for member in members].count(MemberState.OPTED_OUT) == 3
+    assert {member.id for member in members} == {str(number) for number in range(7)}
+
+
 # Jobs
 
 
