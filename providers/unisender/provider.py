@@ -9,6 +9,7 @@ from providers.base import (
     BOUNCED,
     Capabilities,
     Contact,
+    ContactRefused,
     Delivered,
     Limits,
     Member,
@@ -124,7 +125,11 @@ class UniSenderProvider(UniSenderApi):
                 alike.setdefault(tuple(rows[index]), []).append(index)
         complaints: dict[int, str] = {}
         for some in (part for indexes in alike.values() for part in chunks(indexes, IMPORTED_AT_ONCE)):
-            told = await self.import_rows([rows[index] for index in some])
+            try:
+                told = await self.import_rows([rows[index] for index in some])
+            except CallRefused as refused:
+                await self.require_fault_of_contact(list_id, refused, self._fields)
+                raise ContactRefused(detail=refused.detail) from refused
             complaints |= {index: why for index, why in zip(some, told, strict=True) if why}
         outcomes |= await self._after_complaints(list_id, contacts, complaints)
         return [outcomes.get(i) or Delivered(contact.address.lower()) for i, contact in enumerate(contacts)]

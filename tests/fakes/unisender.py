@@ -63,6 +63,7 @@ class FakeUniSender(FakeEsp):
     export_packed: bool = False
     export_without: str = ""
     warns_of: str = ""  # an address that is imported with a warning
+    refuses_all_for: str = ""  # an address for which an import is refused as a whole
     is_silent: bool = False  # imports tell how many were refused, not who
     lists_ignore_case: bool = False
     always: Any = None  # the answer to every call
@@ -210,6 +211,8 @@ class FakeUniSender(FakeEsp):
             raise Refusal("wrong columns", "invalid_arg")
         if not 0 < len(rows) <= 500 or any(len(row) != len(columns) for row in rows.values()):
             raise Refusal("too many contacts, or rows of another length", "invalid_arg")
+        if self.refuses_all_for and any(self.refuses_all_for in row.values() for row in rows.values()):
+            raise Refusal("Contacts already exist but owned by different subscribers")
         log, inserted = [], 0
         for index, row in rows.items():
             told = dict(zip(columns, row.values(), strict=True))

@@ -10,6 +10,7 @@ from providers.base import (
     BOUNCED,
     AuthFailed,
     Contact,
+    ContactRefused,
     Delivered,
     MemberState,
     OptedOut,
@@ -21,6 +22,7 @@ from providers.base import (
     Transient,
 )
 from providers.testing import ProviderConformance
+from providers.testing.base import upsert
 from providers.testing.opt_outs import OptOutPromises
 from providers.unisender import UniSenderProvider, UniSenderSettings
 from providers.unisender.provider import PLANFIX_ID, SINGLE_UP_TO
@@ -216,6 +218,24 @@ async def test_a_refused_address_that_is_on_the_list_by_other_ways_is_excluded(e
     assert isinstance((await esp.provider.upsert(list_id, many))[-1], Delivered)
     await esp.provider.remove(list_id, many)
     assert await esp.mailable(list_id) == {}
+
+
+async def test_one_for_whom_an_import_is_refused_as_a_whole_stops_nobody_else(esp: UniSenderHarness) -> None:
+    list_id = await new_list(esp)
+    esp.fake.refuses_all_for = "p2@post.test"
+    with pytest.raises(ContactRefused):
+        await esp.provider.upsert(list_id, people(3))
+    outcomes = await upsert(esp.provider, list_id, people(5))
+    assert [type(outcome) for outcome in outcomes] == [Delivered, Delivered, Rejected, Delivered, Delivered]
+
+
+async def test_a_field_that_somebody_deleted_is_made_again(esp: UniSenderHarness) -> None:
+    list_id = await new_list(esp)
+    esp.fake.fields.remove(PLANFIX_ID)
+    with pytest.raises(Transient):
+        await esp.provider.upsert(list_id, people(1))
+    assert [type(outcome) for outcome in await esp.provider.upsert(list_id, people(1))] == [Delivered]
+    assert PLANFIX_ID in esp.fake.fields
 
 
 async def test_who_is_new_in_the_account_is_kept_out_of_the_list_at_least(esp: UniSenderHarness) -> None:
