@@ -17,6 +17,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .deploy-tools
+MAILMAN := .mailman
 
 # 3.12 and 3.11 come first: pgserver, the PostgreSQL of the tests, is packaged for no newer one.
 PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
@@ -28,7 +29,7 @@ PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/nu
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
 
-test: $(VENV)/.dev
+test: $(VENV)/.dev $(MAILMAN)/.ready
 	$(BIN)/python -m pytest -n auto --dist worksteal $(ARGS)
 
 crash: $(VENV)/.dev
@@ -62,11 +63,17 @@ $(TOOLS)/.ready: deploy/requirements.txt
 	$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r deploy/requirements.txt
 	@touch $@
 
+# A real Mailman for tests/live, on its own: it needs an older SQLAlchemy than the bridge.
+$(MAILMAN)/.ready: | $(BIN)/pip
+	'$(PYTHON)' -m venv --clear $(MAILMAN)
+	$(MAILMAN)/bin/pip install --quiet --disable-pip-version-check 'mailman==3.3.10' 'SQLAlchemy<2.1'
+	@touch $@
+
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),120)
 
 clean:
-	rm -rf $(VENV) $(TOOLS) .example build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TOOLS) $(MAILMAN) .example build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # pip is the last thing that a new environment gets: when it is there, the rest is.
 $(BIN)/pip:
