@@ -14,12 +14,11 @@ from dataclasses import replace
 from decimal import Decimal
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import HELD, Change, Kind
 from bridge.clock import Clock
 from bridge.config import Guard
-from bridge.store import MappedList, Removals
+from bridge.store import Connection, MappedList, Removals
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -33,9 +32,7 @@ class RemovalGuard:
         self._settings = settings
         self._clock = clock
 
-    async def judge(
-        self, connection: AsyncConnection, mapped: MappedList, changes: Sequence[Change]
-    ) -> Sequence[Change]:
+    async def judge(self, connection: Connection, mapped: MappedList, changes: Sequence[Change]) -> Sequence[Change]:
         """The same changes; the removals among them that are too many are HELD. While one of a list is held, so is
         every further one."""
         asked = sum(change.kind is Kind.ABSENT for change in changes)

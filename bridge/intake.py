@@ -8,12 +8,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
 from bridge.changes import Change, Kind
 from bridge.guard import RemovalGuard
 from bridge.replicas import ChangesSettled, ChangesStored, Replicas
-from bridge.store import ListClosed, MappedList, Store, Stored
+from bridge.store import Connection, ListClosed, MappedList, Store, Stored
 from bridge.store.outbox import chunks
 from bridge.tickets import Ticket, Tickets
 
@@ -109,7 +107,7 @@ class Intake:
 
     async def _tell_others(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         opened: Sequence[tuple[_Entry, Ticket]],
         stored_runs: Sequence[tuple[int, Stored]],
     ) -> None:
@@ -123,7 +121,7 @@ class Intake:
             if put.superseded:
                 await self._replicas.tell(ChangesSettled(list_id), connection)
 
-    async def _put(self, connection: AsyncConnection, run: Sequence[_Entry]) -> Stored:
+    async def _put(self, connection: Connection, run: Sequence[_Entry]) -> Stored:
         outbox = self._store.outbox
         if run[0].is_drop:
             return await outbox.put_drop(connection, run[0].list_id, run[0].changes[0].created_at)

@@ -24,9 +24,8 @@ import asyncpg
 import msgspec
 import structlog
 from sqlalchemy import func, make_url, select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from bridge.store import StoreError
+from bridge.store import Connection, StoreError
 
 CHANNEL: Final = "planfix_bridge"
 TRY_EVERY_S: Final = 1.0
@@ -76,7 +75,7 @@ class Replicas(ABC):
         `work` does. Cancels `work` when the right is lost."""
 
     @abstractmethod
-    async def tell(self, message: Message, connection: AsyncConnection | None = None) -> None:
+    async def tell(self, message: Message, connection: Connection | None = None) -> None:
         """Tells the other processes; with a `connection` when its transaction commits, and only then."""
 
     @abstractmethod
@@ -108,7 +107,7 @@ class Alone(Replicas):
     async def lead(self, provider: str, work: Callable[[], Awaitable[None]]) -> None:
         await work()
 
-    async def tell(self, message: Message, connection: AsyncConnection | None = None) -> None:
+    async def tell(self, message: Message, connection: Connection | None = None) -> None:
         return
 
     async def close(self) -> None:
@@ -159,7 +158,7 @@ class PostgresReplicas(Replicas):
                 await asyncio.gather(working, lost, return_exceptions=True)
             self._log.warning("lead_lost", provider=provider)
 
-    async def tell(self, message: Message, connection: AsyncConnection | None = None) -> None:
+    async def tell(self, message: Message, connection: Connection | None = None) -> None:
         payload = msgspec.json.encode(_Envelope(self._name, message)).decode()
         if connection is not None:
             await connection.execute(select(func.pg_notify(CHANNEL, payload)))

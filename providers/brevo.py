@@ -206,7 +206,11 @@ class BrevoProvider(RestProvider[BrevoSettings]):
     async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
         async def block(contact: Contact) -> None:
             body = {"email": contact.address, "emailBlacklisted": True, "updateEnabled": True}
-            await self.call("keep_out", "POST", "/contacts", json=body)
+            try:
+                await self.call("keep_out", "POST", "/contacts", json=body)
+            except CallRefused as refused:
+                if refused.code != "invalid_parameter":  # an address that Brevo takes for none gets no mail anyway
+                    raise
 
         await self.one_by_one(contacts, block)
 

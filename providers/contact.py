@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from providers.errors import Reason
+from providers.errors import Reason, redact
 
 ADDRESS_MAX_CHARS = 254  # RFC 5321, 4.5.3.1.3, less the angle brackets
 
@@ -68,10 +68,13 @@ class OptedOut:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """This contact is refused for good; the others of the batch are not touched by it."""
+    """This contact is refused for good; the others of the batch are not touched by it. `detail` is redacted here."""
 
     reason: Reason
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", redact(self.detail))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,12 @@ class MauticSettings(Settings, frozen=True, kw_only=True):
         Literal["basic", "oauth2"], Meta(description="how the bridge logs in: as a user, or with OAuth2 credentials")
     ] = "basic"
     user: Annotated[
-        str, Meta(min_length=1, description="name of a Mautic user; with oauth2 the client id (public key)")
+        str,
+        Meta(
+            min_length=1,
+            description="name of a Mautic user; with oauth2 the client id (public key)",
+            examples=["planfix-bridge"],
+        ),
     ]
     password: Annotated[Secret, Meta(description="the user's password; with oauth2 the client secret")]
     contacts_per_call: Annotated[

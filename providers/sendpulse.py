@@ -61,7 +61,9 @@ def _kept_out(list_id: str, statuses: Statuses) -> str | None:
 
 class SendPulseSettings(Settings, frozen=True, kw_only=True):
     api_key: Annotated[Secret | None, Meta(description="an API key (Settings, API); or id and secret below")] = None
-    client_id: Annotated[str | None, Meta(description="the account's ID (Settings, API), instead of an API key")] = None
+    client_id: Annotated[
+        str | None, Meta(description="the account's ID (Settings, API), instead of an API key", examples=["0a1b2c3d"])
+    ] = None
     client_secret: Annotated[Secret | None, Meta(description="the account's Secret, which belongs to the ID")] = None
     first_name: Annotated[str, Meta(min_length=1, description="variable that holds first names")] = "Name"
     last_name: Annotated[str, Meta(min_length=1, description="variable that holds last names")] = "LastName"

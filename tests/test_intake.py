@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -70,15 +71,21 @@ async def counted_commits() -> AsyncIterator[Callable[[], int]]:
     """How many transactions have been committed meanwhile."""
     count = 0
 
-    def committed(_: Connection) -> None:
+    def committed(_: Connection) -> None:  # PostgreSQL
         nonlocal count
         count += 1
 
+    def executed(*told: Any) -> None:  # SQLite
+        nonlocal count
+        count += told[2] == "COMMIT"
+
     event.listen(Engine, "commit", committed)
+    event.listen(Engine, "before_cursor_execute", executed)
     try:
         yield lambda: count
     finally:
         event.remove(Engine, "commit", committed)
+        event.remove(Engine, "before_cursor_execute", executed)
 
 
 def numbers(tickets: Sequence[Ticket | BaseException]) -> list[tuple[int, int]]:

@@ -40,7 +40,7 @@ def test_listing_imports_no_provider() -> None:
 def test_unknown_type_names_the_nearest() -> None:
     with pytest.raises(UnknownProvider, match=r'no provider type "sandbax"; did you mean "sandbox"\?'):
         provider_class("sandbax")
-    with pytest.raises(UnknownProvider, match="known: mailchimp, sandbox, sendgrid"):
+    with pytest.raises(UnknownProvider, match=r"known: .*mailchimp, .*sandbox, sendgrid"):
         provider_class("carrier pigeon")
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bridge.store.database import Database, StoreError
+from bridge.store.database import Connection, Database, StoreError
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListMap, ListState, ListSummary, MappedList
 from bridge.store.memory import Known, Memory, Problem, Settled
@@ -10,6 +10,7 @@ from bridge.store.outbox import Depth, ListClosed, Outbox, Stored
 from bridge.store.removals import Held, Removals
 
 __all__ = [
+    "Connection",
     "Depth",
     "Fingerprints",
     "Held",

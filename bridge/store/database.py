@@ -1,21 +1,24 @@
 """The connection to SQLite or PostgreSQL: opening, schema steps, transactions. Only this file knows which it is."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, make_url, text
+from sqlalchemy import URL, make_url, text
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.dml import Insert
+
+from bridge.store.sqlite import Sqlite
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)  # the last two while connecting
@@ -26,22 +29,55 @@ class StoreError(Exception):
     """The store cannot do its work: unreachable, full, read-only, or of a newer version. Nothing was changed."""
 
 
+class Postgres:
+    """A server: SQLAlchemy's own asyncio layer over asyncpg, with its pool."""
+
+    def __init__(self, url: URL) -> None:
+        self._engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"), pool_pre_ping=True, hide_parameters=True
+        )
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with self._engine.connect() as connection:
+            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+class Connection(Protocol):
+    """A connection to either database, as the store uses it. Results hold their rows already."""
+
+    async def execute(self, statement: Any, parameters: Any = None) -> Any: ...
+
+    async def scalar(self, statement: Any, parameters: Any = None) -> Any: ...
+
+    async def scalars(self, statement: Any, parameters: Any = None) -> Any: ...
+
+    async def run_sync(self, function: Callable[[SyncConnection], Any]) -> Any: ...
+
+
 class Database:
     """`write()` gives a transaction that is durable when the block has ended; `read()` a connection without one."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._is_sqlite = engine.dialect.name == "sqlite"
-        # SQLite has one writer; waiting here is fair and free, waiting in SQLite is neither.
-        self._writer = asyncio.Lock() if self._is_sqlite else None
+    def __init__(self, backend: Sqlite | Postgres) -> None:
+        self._backend = backend
+        self._is_sqlite = isinstance(backend, Sqlite)
         # Each holds a connection while its block needs others: more of them could take them all.
         self._exclusives = asyncio.Semaphore(4)
 
     @classmethod
     async def open(cls, url: str) -> "Database":
         """Opens `sqlite:///file` or `postgresql://…` and brings its schema up to date. Raises StoreError."""
+        parsed = make_url(url)
         try:
-            database = cls(_engine(url))
+            database = cls(Postgres(parsed) if parsed.get_backend_name() == "postgresql" else Sqlite(parsed))
         except OSError as error:
             raise StoreError(_short(error)) from error
         try:
@@ -55,25 +91,21 @@ class Database:
         return database
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await self._backend.close()
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self) -> AsyncIterator[Connection]:
         try:
-            if self._writer is None:
-                async with self._engine.begin() as connection:
-                    yield connection
-            else:
-                async with self._writer, self._engine.begin() as connection:
-                    yield connection
+            async with self._backend.write() as connection:
+                yield connection
         except _FAILURES as error:
             raise StoreError(_short(error)) from error
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[Connection]:
         try:
-            async with self._engine.connect() as connection:
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+            async with self._backend.read() as connection:
+                yield connection
         except _FAILURES as error:
             raise StoreError(_short(error)) from error
 
@@ -101,36 +133,7 @@ class Database:
         return replacing
 
 
-def _engine(url: str) -> AsyncEngine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "postgresql":
-        return create_async_engine(
-            parsed.set(drivername="postgresql+asyncpg"), pool_pre_ping=True, hide_parameters=True
-        )
-    if parsed.database and parsed.database != ":memory:":
-        file = Path(parsed.database)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # SQLite gives the files beside it the same mode
-    engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), hide_parameters=True)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions by itself
-        cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Connection) -> None:
-        # A transaction that starts as a reader cannot always become a writer; all of ours write.
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
-
-
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: SyncConnection) -> None:
     alembic = AlembicConfig()
     alembic.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     script = ScriptDirectory.from_config(alembic)

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from sqlalchemy import RowMapping, case, delete, exists, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
-from bridge.store.database import Database
+from bridge.store.database import Connection, Database
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import ListState
 from bridge.store.tables import lists, outbox
@@ -56,7 +55,7 @@ class Outbox:
         self._database = database
         self._fingerprints = fingerprints
 
-    async def put(self, connection: AsyncConnection, list_id: int, changes: Sequence[Change]) -> Stored:
+    async def put(self, connection: Connection, list_id: int, changes: Sequence[Change]) -> Stored:
         """Adds changes in order; each replaces an undelivered older one of its contact. Raises ListClosed."""
         last_seq = await connection.scalar(
             update(lists)
@@ -81,7 +80,7 @@ class Outbox:
         held = [change.seq for change in rows if change.due_at == HELD]
         return Stored(first_seq, superseded, held)
 
-    async def put_drop(self, connection: AsyncConnection, list_id: int, now: float) -> Stored:
+    async def put_drop(self, connection: Connection, list_id: int, now: float) -> Stored:
         """Asks for the end of a list, in place of all its undelivered changes. Raises ListClosed when it is gone."""
         seq = await connection.scalar(
             update(lists)
@@ -162,9 +161,7 @@ class Outbox:
                 wanted |= {r.contact_id: r.fingerprint if r.kind == Kind.PRESENT else None for r in rows}
         return wanted
 
-    async def _undelivered(
-        self, connection: AsyncConnection, list_id: int, contact_ids: Sequence[str]
-    ) -> dict[str, Change]:
+    async def _undelivered(self, connection: Connection, list_id: int, contact_ids: Sequence[str]) -> dict[str, Change]:
         """The outbox rows of these contacts. One cheap look spares a first import all the others."""
         if await connection.scalar(select(outbox.c.seq).where(outbox.c.list_id == list_id).limit(1)) is None:
             return {}

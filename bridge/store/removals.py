@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from sqlalchemy import delete, exists, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bridge.changes import HELD
-from bridge.store.database import Database
+from bridge.store.database import Connection, Database
 from bridge.store.tables import contacts, lists, outbox, removals
 
 
@@ -39,7 +38,7 @@ class Removals:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def lately(self, connection: AsyncConnection, list_id: int, since: float) -> Lately:
+    async def lately(self, connection: Connection, list_id: int, since: float) -> Lately:
         """Counts, forgets what was before `since`, and makes other writers of the list wait for this transaction."""
         await connection.execute(select(lists.c.id).where(lists.c.id == list_id).with_for_update())
         await connection.execute(delete(removals).where(removals.c.list_id == list_id, removals.c.at < since))
@@ -51,7 +50,7 @@ class Removals:
         held = select(exists().where(outbox.c.list_id == list_id, outbox.c.due_at == HELD))
         return Lately(int(let_go), max(int(most), int(size or 0)), bool(await connection.scalar(held)))
 
-    async def note(self, connection: AsyncConnection, list_id: int, contacts: int, list_size: int, now: float) -> None:
+    async def note(self, connection: Connection, list_id: int, contacts: int, list_size: int, now: float) -> None:
         """So many removals were let go."""
         if contacts:
             values = {"list_id": list_id, "at": now, "contacts": contacts, "list_size": list_size}
@@ -86,4 +85,4 @@ class Removals:
                 update(outbox).where(outbox.c.list_id == list_id, outbox.c.due_at == HELD).values(due_at=0.0)
             )
             await connection.execute(delete(removals).where(removals.c.list_id == list_id))
-            return released.rowcount
+            return int(released.rowcount)

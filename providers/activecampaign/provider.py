@@ -40,12 +40,21 @@ _JOB_ENDED: Final = frozenset({"completed", "failed", "interrupted"})  # "status
 
 class ActiveCampaignSettings(Settings, frozen=True, kw_only=True):
     base_url: Annotated[
-        str, Meta(min_length=1, description="the account's API URL (Settings, Developer): https://name.api-us1.com")
+        str,
+        Meta(
+            min_length=1,
+            description="the account's API URL (Settings, Developer)",
+            examples=["https://name.api-us1.com"],
+        ),
     ]
     api_key: Annotated[Secret, Meta(description="the API key of a user (Settings, Developer)")]
     list_id: Annotated[
         str,
-        Meta(pattern=r"^\d+$", description="number of the list that all contacts are subscribed to: listid in its URL"),
+        Meta(
+            pattern=r"^\d+$",
+            description="number of the list that all contacts are subscribed to: listid in its URL",
+            examples=["1"],
+        ),
     ]
 
 

@@ -121,3 +121,10 @@ async def test_a_check_misses_attributes_of_an_account_in_another_language(esp: 
     wrong = [finding for finding in await esp.provider.check() if not finding.ok]
     assert [finding.text for finding in wrong] == ["no attributes FIRSTNAME, LASTNAME: names would be lost"]
     assert "first_name and last_name" in wrong[0].advice
+
+
+async def test_an_address_that_brevo_takes_for_none_keeps_nobody_from_being_kept_out(esp: BrevoHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    await esp.provider.upsert(list_id, people(2))
+    await esp.provider.keep_out(list_id, [Contact("bad", esp.refused_address()), *people(2)])
+    assert await esp.mailable(list_id) == {}
