@@ -17,7 +17,7 @@ from aiohttp import web
 
 from providers.base import Secret
 from providers.mailman3 import Mailman3Provider, Mailman3Settings
-from tests.fakes.esp import FakeEsp, FakeHarness, Handler, run_forever, running
+from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 DOMAIN = "lists.test"
 USER = "restadmin"
