@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from bridge.texts import LANGUAGES, TEXTS
+
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "planfix-bridge-acme"
 
@@ -16,6 +18,13 @@ def test_the_page_for_authors_quotes_the_example_as_it_is(language: str) -> None
     quoted = re.findall(rf"^```{language}\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE)
     assert quoted
     assert [text for text in quoted if not any(text in source for source in sources)] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_troubleshooting_knows_every_text_that_planfix_may_show(language: str) -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    shown = {code: re.sub(r"\{\w+\}", "…", texts[language]) for code, texts in TEXTS.items()}
+    assert [code for code, told in shown.items() if told not in page] == []
 
 
 def test_every_provider_has_its_page_on_the_site() -> None:
