@@ -14,6 +14,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Provider,
@@ -110,7 +111,7 @@ class MemoryProvider(Provider[Settings]):
         self.esp = ESPS.setdefault(settings.base_url, MemoryEsp())
 
     async def check(self) -> list[Finding]:
-        return [Finding(True, "in memory")]
+        return [Finding(True, Message("in memory"))]
 
     async def find_list(self, name: str) -> str | None:
         names = self.esp.names
