@@ -94,7 +94,8 @@ def _number(context: Context, value: int) -> str:
 def _when(context: Context, at: float, seconds: bool = False) -> Markup:
     """A Unix time in the machine's zone, short to read and exact to machines."""
     moment = _local(at)
-    shown = format_datetime(moment, "d MMM, HH:mm:ss" if seconds else "d MMM, HH:mm", locale=context["language"])
+    pattern = "d\u00a0MMM, HH:mm:ss" if seconds else "d\u00a0MMM, HH:mm"
+    shown = format_datetime(moment, pattern, locale=context["language"])
     return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(timespec="seconds"), shown)
 
 
@@ -110,7 +111,7 @@ def _lasting(context: Context, seconds: float) -> str:
 
 @pass_context
 def _zone(context: Context, at: float) -> str:
-    return get_timezone_gmt(_local(at), "short", locale=context["language"])
+    return get_timezone_gmt(_local(at), "long", locale=context["language"])
 
 
 def _local(at: float) -> datetime:
