@@ -11,8 +11,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from bridge.app import healthz
 from bridge.hosts import is_loopback
-from providers.base import Secret
-from providers.messages import Message
+from bridge.service import Bridge
+from providers.base import Message, Secret
 
 HEADERS: Final = {
     "Content-Security-Policy": (
@@ -42,15 +42,16 @@ async def harden(_: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
 
 
-def guarded_by(token: Secret | None) -> Middleware:
-    """Lets through who has the token, as `Authorization: Bearer` or as the password of HTTP Basic. `/healthz` is open.
+def only_with_token(bridge: Bridge) -> Middleware:
+    """Lets in who has `admin.token`, as `Authorization: Bearer` or as the password of HTTP Basic. `/healthz` is open.
 
     Without a token the port is on a loopback address. Then it must also be called by a loopback name: a page on the web
     whose own name leads to this machine (DNS rebinding) could otherwise read everything here. Raises Denied.
     """
 
     @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        token = bridge.config.admin.token
         if request.match_info.handler is not healthz:
             if token is None:
                 _check_host(request)
@@ -58,7 +59,7 @@ def guarded_by(token: Secret | None) -> Middleware:
                 _check_token(request, token)
         return await handler(request)
 
-    return guard
+    return check
 
 
 def _check_host(request: web.Request) -> None:

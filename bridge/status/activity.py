@@ -8,7 +8,7 @@ from typing import Final
 from bridge.history import DAY_MINUTES, MINUTE_S, History
 from bridge.metrics import Metrics
 from bridge.status.chart import Chart, Kind, chart
-from providers.messages import Message
+from providers.base import Message
 
 HOUR_MINUTES: Final = 60
 HOUR_BARS: Final = 60

@@ -14,10 +14,10 @@ from bridge.checks import Checks
 from bridge.couriers import ProviderMissing
 from bridge.service import Bridge
 from bridge.status import view
-from bridge.status.access import Denied, guarded_by, harden, same
+from bridge.status.access import Denied, harden, only_with_token, same
 from bridge.status.render import language_of, page, set_up
 from bridge.store import StoreError
-from providers.messages import Message
+from providers.base import Message
 
 STATIC: Final = Path(__file__).resolve().parent / "static"
 MAX_FORM_BYTES: Final = 16 * 1024
@@ -37,9 +37,7 @@ def admin_app(bridge: Bridge) -> web.Application:
     """What only the people who run the bridge may reach."""
     pages = _Pages(bridge)
     machines = _Machines(bridge)
-    app = web.Application(
-        middlewares=[pages.told_to_people, guarded_by(bridge.config.admin.token)], client_max_size=MAX_FORM_BYTES
-    )
+    app = web.Application(middlewares=[pages.told_to_people, only_with_token(bridge)], client_max_size=MAX_FORM_BYTES)
     app.on_response_prepare.append(harden)
     set_up(app)
     app.router.add_get("/", pages.status)
@@ -57,7 +55,6 @@ class _Pages:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._checks = Checks(bridge.couriers, bridge.clock)
-        self._language = bridge.config.language
         self._form_token = secrets.token_urlsafe(32)
 
     async def status(self, request: web.Request) -> web.Response:
@@ -67,7 +64,7 @@ class _Pages:
             "list_states": view.LIST_STATES,
             "form_token": self._form_token,
         }
-        return page(request, "status.html", context, self._language)
+        return page(request, "status.html", context, self._bridge.config.language)
 
     async def check(self, request: web.Request) -> web.Response:
         """Runs the check of one provider; the page then shows what it found."""
@@ -79,7 +76,7 @@ class _Pages:
             await self._checks.run(name)
         except ProviderMissing as error:
             raise Denied(404, Message("There is no such provider in the settings.")) from error
-        language = language_of(request, self._language)
+        language = language_of(request, self._bridge.config.language)
         raise web.HTTPSeeOther(f"/?lang={language}#provider-{quote(name)}")
 
     @web.middleware
@@ -106,7 +103,7 @@ class _Pages:
         except Exception:
             log.exception("status_page_broke_off")
             status, message = 500, _BROKE_OFF
-        response = page(request, "error.html", {"message": message}, self._language, status)
+        response = page(request, "error.html", {"message": message}, self._bridge.config.language, status)
         response.headers.update(headers)
         return response
 

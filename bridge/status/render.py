@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from bridge.languages import LANGUAGES, translations
 from bridge.texts import presentable, text, translated
-from providers.messages import Message
+from providers.base import Message
 
 _ACCEPTED: Final = re.compile(r"\s*([A-Za-z]{1,8})(?:-[A-Za-z0-9-]*)?\s*(?:;\s*q=([01](?:\.\d{1,3})?)\s*)?")
 

@@ -13,7 +13,7 @@ from bridge.registry import provider_class
 from bridge.service import Bridge
 from bridge.status.activity import Activity, activities
 from bridge.store import Held, ListState, ListSummary, Problem
-from providers.messages import Message
+from providers.base import Message
 
 LISTS_SHOWN: Final = 200
 PROBLEMS_SHOWN: Final = 50

@@ -19,8 +19,7 @@ from playwright.async_api import Error as BrowserError
 
 from bridge.config import Admin, Guard, ProviderConfig
 from bridge.languages import LANGUAGES
-from providers.base import AuthFailed, Finding, Reason, Rejected, Secret, Settings
-from providers.messages import Message
+from providers.base import AuthFailed, Finding, Message, Reason, Rejected, Secret, Settings
 from tests.clock import DrivenClock
 from tests.http_bench import wire
 from tests.memory_provider import ESPS, MemoryProvider

@@ -19,8 +19,7 @@ from bridge.delivery import AUTH_RETRY_S
 from bridge.languages import CATALOGS, LANGUAGES
 from bridge.status.view import LISTS_SHOWN, OLD_S, PROBLEMS_SHOWN
 from bridge.texts import text
-from providers.base import AuthFailed, Finding, Reason, Refused, Rejected, Settings, Transient
-from providers.messages import Message
+from providers.base import AuthFailed, Finding, Message, Reason, Refused, Rejected, Settings, Transient
 from tests.http_bench import wire
 from tests.status.conftest import AdminBench, Opener
 from tests.test_delivery import REQUEST_AND_COURIER
