@@ -10,6 +10,7 @@
 #                goes without an engine or a cluster
 #   make soak    two minutes of mixed load: memory, open files, threads and the store must stay flat;  make soak SECONDS=3600
 #   make crash   hundreds of kill -9 over stores and ESPs, about ten minutes;  make crash ARGS="--seed 7 --kills 60"
+#   make catalogs  brings the translations in bridge/locale up to date with the texts in the code and the templates
 #   make clean   removes what the others made, but not ./data
 #
 # make PYTHON=/path/to/python3 ... takes that interpreter for a new environment.
@@ -24,7 +25,7 @@ PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: run test crash lint docs example site lock check-deploy soak clean
+.PHONY: run test crash lint docs example site lock check-deploy soak catalogs clean
 
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
@@ -71,6 +72,13 @@ $(MAILMAN)/.ready: | $(BIN)/pip
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak --seconds $(or $(SECONDS),120)
+
+# A new language: first its code in bridge/languages.py, then with --init-missing --locale CODE added to the update.
+catalogs: $(VENV)/.dev
+	$(BIN)/pybabel --quiet extract --mapping pyproject.toml --no-default-keywords \
+		--keyword "Message gettext gettext_noop" --add-location file --no-wrap --output $(VENV)/bridge.pot bridge providers
+	$(BIN)/pybabel --quiet update --domain bridge --input-file $(VENV)/bridge.pot --output-dir bridge/locale \
+		--no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --no-wrap
 
 clean:
 	rm -rf $(VENV) $(TOOLS) $(MAILMAN) .example build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

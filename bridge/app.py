@@ -12,7 +12,6 @@ from aiohttp import web
 from bridge.planfix import BadRequest, Envelope, open_envelope, read_request
 from bridge.replies import Reply, bad_request_reply, error_reply, reply_to, unauthorized_reply
 from bridge.service import Bridge
-from bridge.store import StoreError
 
 IN_THREAD_OVER_BYTES: Final = 256 * 1024
 """A larger body is read in a thread: other requests need not wait for it."""
@@ -48,18 +47,18 @@ class _Endpoint:
             envelope = await self._read(open_envelope, body, len(body))
         except BadRequest as error:
             log.info("bad_request", code=error.code, field=error.field)
-            self._bridge.metrics.requests.labels("", "", "bad_request").inc()
+            self._bridge.metrics.answered("", "", "bad_request")
             return bad_request_reply(error, self._language, self._always_200)
         account = self._bridge.tokens.account_of(envelope.token) if envelope.token else None
         if account is None:
             log.warning("wrong_token", action=envelope.action)
-            self._bridge.metrics.requests.labels("", envelope.action, "wrong_token").inc()
+            self._bridge.metrics.answered("", envelope.action, "wrong_token")
             return unauthorized_reply(self._language, self._always_200)
         try:
             asked = await self._read(read_request, envelope, len(body))
         except BadRequest as error:
             log.info("bad_request", account=account.name, code=error.code, field=error.field)
-            self._bridge.metrics.requests.labels(account.name, envelope.action, "bad_request").inc()
+            self._bridge.metrics.answered(account.name, envelope.action, "bad_request")
             return bad_request_reply(error, account.language, self._always_200)
         return reply_to(await self._bridge.handle(account, asked), account.language, self._always_200)
 
@@ -77,39 +76,9 @@ def public_app(bridge: Bridge) -> web.Application:
     endpoint = _Endpoint(bridge)
     app.router.add_post(server.path, endpoint.post)
     app.router.add_post(server.path + "/{anything:.*}", endpoint.post)
-    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/healthz", healthz)
     return app
 
 
-def admin_app(bridge: Bridge) -> web.Application:
-    """What only the people who run the bridge may reach."""
-
-    async def readyz(_: web.Request) -> web.Response:
-        try:
-            depths = await bridge.store.outbox.depths()
-        except StoreError as error:
-            return web.json_response({"status": "store failed", "detail": str(error)}, status=503)
-        providers = [
-            {"account": account, "provider": provider, "state": health.state.value, "since": health.since}
-            for account, provider, health in bridge.couriers.health()
-        ]
-        return web.json_response(
-            {"status": "ok", "pending": sum(depth.pending for depth in depths), "providers": providers}
-        )
-
-    async def metrics(_: web.Request) -> web.Response:
-        try:
-            text = await bridge.measure()
-        except StoreError as error:
-            return web.json_response({"status": "store failed", "detail": str(error)}, status=503)
-        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    app = web.Application()
-    app.router.add_get("/healthz", _healthz)
-    app.router.add_get("/readyz", readyz)
-    app.router.add_get("/metrics", metrics)
-    return app
-
-
-async def _healthz(_: web.Request) -> web.Response:
+async def healthz(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok", "version": version("planfix-bridge")})

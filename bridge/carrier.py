@@ -1,14 +1,14 @@
 """One batch on its way: the calls that it needs, and what came of them recorded, told and counted."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import structlog
 
 from bridge.batch import Step, plan
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
-from bridge.metrics import Metrics
+from bridge.metrics import ContactOutcome, Metrics
 from bridge.replicas import ChangesSettled, Replicas
 from bridge.store import MappedList, Settled, Store
 from bridge.tickets import Tickets
@@ -127,7 +127,7 @@ class Carrier:
         done: list[int] = []
         rejected: list[tuple[int, str, Rejected]] = []
         postponed: list[int] = []
-        counts = dict.fromkeys(("delivered", "opted_out", "rejected", "postponed"), 0)
+        counts: dict[ContactOutcome, int] = dict.fromkeys(get_args(ContactOutcome), 0)
         for item in settled:
             change = item.change
             match item.outcome:
@@ -145,8 +145,7 @@ class Carrier:
         self._tickets.postponed(mapped.id, postponed)
         await self._replicas.tell(ChangesSettled(mapped.id))
         self._metrics.delivery_s.labels(mapped.account).observe(now - min(item.change.created_at for item in settled))
-        for outcome_name, count in counts.items():
-            self._metrics.outcomes.labels(mapped.account, outcome_name).inc(count)
+        self._metrics.settled(mapped.account, counts)
         self._log.info("batch_settled", list=mapped.public_id, **counts)
 
 

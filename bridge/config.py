@@ -1,16 +1,17 @@
 """All settings of the bridge: their declaration, their file, and what is refused before anything starts."""
 
-import ipaddress
 import os
 import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, field
 
+from bridge.hosts import is_loopback, overlap
+from bridge.languages import Language
 from bridge.nearest import did_you_mean
 from bridge.registry import BrokenProvider, UnknownProvider, provider_class
 from bridge.settings import SettingsReader
@@ -21,8 +22,6 @@ from providers.base import Secret, Settings
 __all__ = ["Account", "Admin", "Config", "ConfigError", "Fault", "Guard", "Language", "ProviderConfig", "Server"]
 __all__ += ["config_path", "load", "sandbox_config"]
 
-Language: TypeAlias = Literal["en", "ru"]
-
 _PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _PROVIDER_NAME = re.compile(r"[a-z0-9_-]+")
 
@@ -31,12 +30,6 @@ def _check_path(path: str) -> str | None:
     if not _PATH.fullmatch(path):
         return "must be a path like /planfix: a slash first, none at the end, plain letters"
     return "must not be /healthz: the health check is there" if path == "/healthz" else None
-
-
-def _check_admin_host(host: str) -> str | None:
-    if _is_loopback(host):
-        return None
-    return "must be a loopback address like 127.0.0.1: nothing protects the status page yet"
 
 
 def _check_store(url: str) -> str | None:
@@ -80,10 +73,15 @@ class Server(Struct, frozen=True, kw_only=True):
 class Admin(Struct, frozen=True, kw_only=True):
     """The private listener: status page, /metrics, /readyz."""
 
-    host: Annotated[
-        str, Meta(description="a loopback address: nothing protects this page yet", extra={"check": _check_admin_host})
-    ] = "127.0.0.1"
+    host: Annotated[str, Meta(description="a loopback address; any other one needs a token")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes any free one")] = 8081
+    token: Annotated[
+        Secret | None,
+        Meta(
+            description=f"what the page asks for, at least {TOKEN_MIN_CHARS} characters; nothing when left out",
+            extra={"check": check_token},
+        ),
+    ] = None
 
 
 class Guard(Struct, frozen=True, kw_only=True):
@@ -212,6 +210,8 @@ class _Loader:
             name: self._account(name, account_nodes.keys[name], node, values.get("language", "en"), usable)
             for name, node in account_nodes.nodes.items()
         }
+        if "admin" in values:
+            self._check_admin(root, values["admin"])
         return self._reader.build(root, Config, values | {"accounts": accounts, "providers": providers})
 
     def _named(self, root: Section, key: str) -> Section:
@@ -288,16 +288,21 @@ class _Loader:
             place = section.nodes["base_url"].place
             self._document.fault(place, "`base_url` must be like https://host/path, without user and password")
 
+    def _check_admin(self, root: Section, admin: Admin) -> None:
+        """What others can reach wants a token, and one that Planfix's users do not know."""
+        section = root.nodes.get("admin")
+        if not isinstance(section, Section):
+            return
+        if admin.token is None and not is_loopback(admin.host):
+            place = section.nodes["host"].place
+            self._document.fault(place, "`host` is not a loopback address like 127.0.0.1: then `token` is needed too")
+        if admin.token in self._token_owner:
+            owner = quoted(self._token_owner[admin.token])
+            self._document.fault(section.nodes["token"].place, f"the account {owner} has the same token; make another")
+
     def _check_listeners(self, root: Section, server: Server, admin: Admin) -> None:
-        """Two listeners cannot share a port; the admin one is always on loopback."""
-        if server.port == admin.port != 0 and (_is_loopback(server.host) or server.host in ("0.0.0.0", "::")):  # noqa: S104 - compared, not listened on
+        """Two listeners cannot share a port."""
+        if server.port == admin.port != 0 and overlap(server.host, admin.host):
             written = root.nodes.get("admin") or root.nodes["server"]
             node = written.nodes.get("port", written) if isinstance(written, Section) else written
             self._document.fault(node.place, f"`server` and `admin` both want port {admin.port}")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

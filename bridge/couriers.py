@@ -99,6 +99,12 @@ class Couriers:
         for (account, provider_name), courier in self._couriers.items():
             yield account, provider_name, courier.health
 
+    def nudge(self, provider_name: str) -> None:
+        """The provider was seen to work: nobody needs to wait for the next try."""
+        for (_, name), courier in self._couriers.items():
+            if name == provider_name:
+                courier.nudge()
+
     async def stop(self, grace_s: float) -> None:
         """Lets calls under way end within `grace_s`, then gives everything back."""
         await asyncio.gather(*(courier.stop(grace_s) for courier in self._couriers.values()))

@@ -1,6 +1,18 @@
-"""What the bridge counts, in Prometheus' terms. One registry per running bridge."""
+"""What the bridge counts, in Prometheus' terms, and lately by the minute. One registry per running bridge."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bridge.clock import Clock
+from bridge.history import History
+
+RequestOutcome: TypeAlias = Literal["done", "pending", "refused", "failed", "unavailable", "bad_request", "wrong_token"]
+"""How a request was answered, in one word."""
+
+ContactOutcome: TypeAlias = Literal["delivered", "opted_out", "rejected", "postponed"]
+"""What became of a contact, in one word."""
 
 _CALL_BUCKETS_S = (0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 600)
 _DELIVERY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 6 * 3600, 24 * 3600)
@@ -9,8 +21,10 @@ _DELIVERY_BUCKETS_S = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600,
 class Metrics:
     """All metrics; names start with `planfix_bridge_`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         self.registry = CollectorRegistry()
+        self.recent_requests = History(clock)
+        self.recent_contacts = History(clock)
         self.requests = Counter(
             "planfix_bridge_requests",
             "Requests of Planfix, by action and how they were answered",
@@ -64,6 +78,17 @@ class Metrics:
             ["account", "provider"],
             registry=self.registry,
         )
+
+    def answered(self, account: str, action: str, outcome: RequestOutcome) -> None:
+        """A request of Planfix was answered; account and action are empty where they were not known."""
+        self.requests.labels(account, action, outcome).inc()
+        self.recent_requests.count(outcome)
+
+    def settled(self, account: str, counts: Mapping[ContactOutcome, int]) -> None:
+        """Something became of so many contacts."""
+        for outcome, count in counts.items():
+            self.outcomes.labels(account, outcome).inc(count)
+            self.recent_contacts.count(outcome, count)
 
     def text(self) -> bytes:
         """All of it in the Prometheus text format."""

@@ -11,11 +11,12 @@ import structlog
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from bridge.app import admin_app, public_app
+from bridge.app import public_app
 from bridge.clock import Clock
 from bridge.config import Config
 from bridge.replies import error_reply
 from bridge.service import Bridge
+from bridge.status.app import admin_app
 
 _ERROR_CODES: Final = {
     404: "not_found",

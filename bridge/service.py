@@ -19,7 +19,7 @@ from bridge.elsewhere import Elsewhere
 from bridge.guard import RemovalGuard
 from bridge.intake import Intake
 from bridge.lists import Lists
-from bridge.metrics import Metrics
+from bridge.metrics import Metrics, RequestOutcome
 from bridge.planfix import Request
 from bridge.replicas import Message, open_replicas
 from bridge.replies import Failure, ListCreated, Outcome, Tally, Unavailable
@@ -53,10 +53,10 @@ class Bridge:
 
     def __init__(self, config: Config, clock: Clock | None = None) -> None:
         self.config = config
-        self.metrics = Metrics()
+        self.clock = clock or Clock()
+        self.metrics = Metrics(self.clock)
         self.tickets = Tickets()
         self.tokens = Tokens(config.accounts)
-        self._clock = clock or Clock()
         self._stack = AsyncExitStack()
         self._elsewhere: Elsewhere | None = None
         self.store: Store
@@ -71,26 +71,26 @@ class Bridge:
             replicas = await open_replicas(self.config.store, self._heard)
             stack.push_async_callback(replicas.close)
             judged_by = self.config.guard
-            guard = RemovalGuard(self.store.removals, judged_by, self._clock) if judged_by else None
+            guard = RemovalGuard(self.store.removals, judged_by, self.clock) if judged_by else None
             self.couriers = Couriers(
                 self.config.providers,
                 store=self.store,
                 tickets=self.tickets,
                 metrics=self.metrics,
-                clock=self._clock,
+                clock=self.clock,
                 replicas=replicas,
                 guarded=guard is not None,
             )
-            elsewhere = self._elsewhere = Elsewhere(self.store, self.tickets, self.couriers, self._clock)
+            elsewhere = self._elsewhere = Elsewhere(self.store, self.tickets, self.couriers, self.clock)
             stack.push_async_callback(elsewhere.close)
             stack.push_async_callback(self.couriers.stop, self.config.server.grace_s)
             self.actions = Actions(
-                lists=Lists(self.store, self._clock),
+                lists=Lists(self.store, self.clock),
                 intake=Intake(self.store, self.tickets, replicas, self.couriers.stored, guard),
                 tickets=self.tickets,
                 couriers=self.couriers,
                 elsewhere=elsewhere,
-                clock=self._clock,
+                clock=self.clock,
                 reply_within_s=self.config.server.reply_within_s,
             )
             stack.push_async_callback(self.actions.close)
@@ -116,14 +116,14 @@ class Bridge:
             log.error("store_failed", detail=str(error))
             outcome = Failure("storage")
         duration_s = time.monotonic() - started_s
-        self.metrics.requests.labels(account.name, action, _told(outcome)).inc()
+        self.metrics.answered(account.name, action, _told(outcome))
         self.metrics.request_s.labels(action).observe(duration_s)
         log.info("request", account=account.name, action=action, duration_s=round(duration_s, 4), **_counts(outcome))
         return outcome
 
     async def measure(self) -> bytes:
         """All metrics as text, those of the outbox read just now. Raises StoreError."""
-        now = self._clock.now()
+        now = self.clock.now()
         depths = {depth.account: depth for depth in await self.store.outbox.depths()}
         held: Counter[str] = Counter()
         for each in await self.store.removals.held():
@@ -136,8 +136,7 @@ class Bridge:
         return self.metrics.text()
 
 
-def _told(outcome: Outcome) -> str:
-    """How a request was answered, in one word for the metrics."""
+def _told(outcome: Outcome) -> RequestOutcome:
     match outcome:
         case ListCreated():
             return "done"

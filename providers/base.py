@@ -39,9 +39,20 @@ from providers.errors import (
     Unsupported,
     redact,
 )
+from providers.messages import Message
 
 __all__ = ["ADDRESS_MAX_CHARS", "BOUNCED", "AuthFailed", "CallObserver", "Capabilities", "Choice", "Contact"]
-__all__ += ["ContactRefused", "Delivered", "Finding", "Limits", "Member", "MemberState", "OptedOut", "Outcome"]
+__all__ += [
+    "ContactRefused",
+    "Delivered",
+    "Finding",
+    "Limits",
+    "Member",
+    "MemberState",
+    "Message",
+    "OptedOut",
+    "Outcome",
+]
 __all__ += ["Postponed", "Proof", "Provider", "ProviderError", "Reason", "Refused", "Rejected", "Secret", "Settings"]
 __all__ += ["SettingsT", "Transient", "Unsupported", "redact"]
 
@@ -51,8 +62,8 @@ class Finding:
     """One line of a check: what was looked at, whether it is well, and what to do when it is not."""
 
     ok: bool
-    text: str
-    advice: str = ""
+    text: Message
+    advice: Message | None = None
 
 
 @dataclass(frozen=True, slots=True)

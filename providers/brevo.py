@@ -15,6 +15,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     Outcome,
     Reason,
     Rejected,
@@ -73,7 +74,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         retry_headers=("retry-after", "x-sib-ratelimit-reset"),
     )
     rates: ClassVar = {"": [Rate(10), Rate(36_000, 3600)], "jobs": [Rate(100, 3600)]}
-    key_advice = (
+    key_advice = Message(
         "Make an API key in Brevo (Settings, SMTP & API, API keys). A good key is refused too when the account allows"
         " only known IP addresses (Settings, Security, Authorised IPs) and this machine's is none of them."
     )
@@ -264,14 +265,17 @@ class BrevoProvider(RestProvider[BrevoSettings]):
 
     async def _check_lists(self) -> Finding:
         count = (await self.call("lists", "GET", "/contacts/lists", query={"limit": 1})).json().get("count", 0)
-        return Finding(True, f"the API key works; the account has {count} lists")
+        return Finding(True, Message("the API key works; the account has %(count)s lists", count=count))
 
     async def _check_attributes(self) -> Finding:
         missing = {self.settings.first_name, self.settings.last_name} - await self._attribute_names()
         if not missing:
-            return Finding(True, "the attributes for names are there")
-        advice = "Put the names of the account's own attributes into first_name and last_name, or make these in Brevo."
-        return Finding(False, f"no attributes {', '.join(sorted(missing))}: names would be lost", advice)
+            return Finding(True, Message("the attributes for names are there"))
+        lost = Message("no attributes %(names)s: names would be lost", names=", ".join(sorted(missing)))
+        advice = Message(
+            "Put the names of the account's own attributes into first_name and last_name, or make these in Brevo."
+        )
+        return Finding(False, lost, advice)
 
     # What the rest is made of
 

@@ -16,6 +16,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -83,7 +84,7 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
     errors = ErrorTable(codes=lambda body: body["errors"])
     # No burst is above the limit of a minute with what may follow it in that minute.
     rates: ClassVar = {"": [Rate(20, 12)], "imports": [Rate(1, 15)]}
-    key_advice = (
+    key_advice = Message(
         "Make a token in MailerLite (Integrations, MailerLite API). A token ends with the user who made it. A token of"
         " MailerLite Classic is another: it does not fit here."
     )
@@ -250,17 +251,19 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
         answer = await self.call("groups", "GET", "/groups", query={"limit": 1})
         count = int((answer.json().get("meta") or {}).get("total") or 0)
         most = self.limits.lists or 0
-        text = f"the token works; the account has {count} of at most {most} groups"
-        return Finding(count < most, text, "" if count < most else "Delete groups that are not needed any more.")
+        text = Message("the token works; the account has %(count)s of at most %(most)s groups", count=count, most=most)
+        return Finding(
+            count < most, text, None if count < most else Message("Delete groups that are not needed any more.")
+        )
 
     async def _check_field(self) -> Finding:
         fields = await self._account_fields()
         if any(field["name"] == PLANFIX_ID for field in fields):
-            return Finding(True, f"the field {PLANFIX_ID} is there")
+            return Finding(True, Message("the field %(field)s is there", field=PLANFIX_ID))
         if len(fields) < FIELDS_MAX:
-            return Finding(True, f"the field {PLANFIX_ID} will be made with the first contact")
-        advice = "Delete a field that is not needed any more (Subscribers, Fields)."
-        return Finding(False, f"all {FIELDS_MAX} fields are taken: {PLANFIX_ID} cannot be made", advice)
+            return Finding(True, Message("the field %(field)s will be made with the first contact", field=PLANFIX_ID))
+        taken = Message("all %(count)s fields are taken: %(field)s cannot be made", count=FIELDS_MAX, field=PLANFIX_ID)
+        return Finding(False, taken, Message("Delete a field that is not needed any more (Subscribers, Fields)."))
 
     # What the rest is made of
 

@@ -15,6 +15,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -82,7 +83,7 @@ class MauticProvider(RestProvider[MauticSettings]):
         name_chars=NAME_CHARS,
         calls="as many as the server can do; Mautic has no limit unless it is set",
     )
-    key_advice: ClassVar = (
+    key_advice: ClassVar = Message(
         "Look at user and password. In Mautic, switch on the API and HTTP basic auth (Configuration, API Settings) and"
         " clear the cache after that. The user's role needs all rights to contacts, segments and custom fields."
     )
@@ -239,19 +240,27 @@ class MauticProvider(RestProvider[MauticSettings]):
         except CallRefused as refused:
             if refused.status != 404:
                 raise
-            advice = "Look at base_url; switch on the API (Configuration, API Settings) and clear Mautic's cache."
-            return Finding(False, "there is no API at this address", advice)
-        return Finding(True, "the login works and may see segments")
+            advice = Message(
+                "Look at base_url; switch on the API (Configuration, API Settings) and clear Mautic's cache."
+            )
+            return Finding(False, Message("there is no API at this address"), advice)
+        return Finding(True, Message("the login works and may see segments"))
 
     async def _check_fields(self) -> Finding:
         fields = await self._account_fields()
         email = fields.get("email", {})
         # Mautic itself wrote the name wrong for years.
         if not email.get("isUniqueIdentifier", email.get("isUniqueIdentifer", True)):
-            advice = "Make the custom field Email a unique identifier in Mautic."
-            return Finding(False, "each change of a contact would make another contact", advice)
-        there = "is there" if PLANFIX_ID in fields else "will be made with the first contact"
-        return Finding(True, f"contacts are known by their address; the field {PLANFIX_ID} {there}")
+            advice = Message("Make the custom field Email a unique identifier in Mautic.")
+            return Finding(False, Message("each change of a contact would make another contact"), advice)
+        if PLANFIX_ID in fields:
+            text = Message("contacts are known by their address; the field %(field)s is there", field=PLANFIX_ID)
+        else:
+            text = Message(
+                "contacts are known by their address; the field %(field)s will be made with the first contact",
+                field=PLANFIX_ID,
+            )
+        return Finding(True, text)
 
     # What the rest is made of
 

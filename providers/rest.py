@@ -14,6 +14,7 @@ from providers.answers import Answer, CallRefused, ErrorTable
 from providers.base import (
     AuthFailed,
     Finding,
+    Message,
     ProviderError,
     Reason,
     Refused,
@@ -61,10 +62,11 @@ class Needed(Generic[T]):
             self.forget()
         return there
 
-    async def finding(self, what: str) -> Finding:
+    async def finding(self, what: Message) -> Finding:
         """What a check says of it."""
-        state = "there" if await self._find() is not None else "missing; made with the first contact"
-        return Finding(True, f"{what}: {state}")
+        if await self._find() is not None:
+            return Finding(True, Message("%(what)s: there", what=what))
+        return Finding(True, Message("%(what)s: missing; made with the first contact", what=what))
 
 
 class NeededFields(Needed[bool]):
@@ -87,10 +89,14 @@ class NeededFields(Needed[bool]):
         there = await self._there()
         return [name for name in self._names if name not in there]
 
-    async def finding(self, what: str) -> Finding:
+    async def finding(self, what: Message) -> Finding:
         missing = await self.missing()
-        state = f"missing {', '.join(missing)}; made with the first contact" if missing else "there"
-        return Finding(True, f"{what}: {state}")
+        if not missing:
+            return Finding(True, Message("%(what)s: there", what=what))
+        names = ", ".join(missing)
+        return Finding(
+            True, Message("%(what)s: missing %(names)s; made with the first contact", what=what, names=names)
+        )
 
     async def _all_there(self) -> bool | None:
         return None if await self.missing() else True
@@ -111,7 +117,7 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
     errors: ClassVar[ErrorTable] = ErrorTable()
     rates: ClassVar[Mapping[str, Sequence[Rate]]] = {}
     headers: ClassVar[Mapping[str, str]] = {}
-    key_advice: ClassVar[str]
+    key_advice: ClassVar[Message]
 
     def __init__(self, settings: SettingsT) -> None:
         super().__init__(settings)
@@ -243,10 +249,11 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
         """The first look at most services: the key works, and there is room for lists."""
         count = len([one async for one in self.lists()])
         most = self.limits.lists
-        text = f"the API key works; the account has {count} lists" + (f" of at most {most}" if most else "")
-        if most is None or count < most:
-            return Finding(True, text)
-        return Finding(False, text, f"Delete lists at {self.title} that nobody needs any more.")
+        if most is None:
+            return Finding(True, Message("the API key works; the account has %(count)s lists", count=count))
+        text = Message("the API key works; the account has %(count)s lists of at most %(most)s", count=count, most=most)
+        advice = Message("Delete lists at %(service)s that nobody needs any more.", service=self.title)
+        return Finding(count < most, text, None if count < most else advice)
 
     async def check(self) -> list[Finding]:
         findings: list[Finding] = []
@@ -254,10 +261,12 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
             try:
                 findings.append(await look())
             except AuthFailed as error:
-                return [*findings, Finding(False, f"{self.title} refuses the key: {error.detail}", self.key_advice)]
+                text = Message("%(service)s refuses the key: %(detail)s", service=self.title, detail=error.detail)
+                return [*findings, Finding(False, text, self.key_advice)]
             except Refused as error:
-                advice = "Look at the rights of the key and at what the account has."
-                findings.append(Finding(False, f"{self.title} refused a call: {error.detail}", advice))
+                text = Message("%(service)s refused a call: %(detail)s", service=self.title, detail=error.detail)
+                advice = Message("Look at the rights of the key and at what the account has.")
+                findings.append(Finding(False, text, advice))
         return findings
 
     @abstractmethod

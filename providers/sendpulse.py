@@ -18,6 +18,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Proof,
@@ -108,7 +109,7 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
         },
     )
     rates: ClassVar = {"": [Rate(8), Rate(1000, 60)]}
-    key_advice = "Make an API key in SendPulse (Settings, API), or copy ID and Secret from there."
+    key_advice = Message("Make an API key in SendPulse (Settings, API), or copy ID and Secret from there.")
     polling: ClassVar = Polling(first_s=2, longest_s=8, budget_s=14)  # until an address that was added is seen
 
     def auth(self) -> Auth:
@@ -276,17 +277,17 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
         books = [book async for book in self._pages("check", "/addressbooks")]
         held = [str(book["name"]) for book in books if int(book.get("status") or 0)]
         if not held:
-            return Finding(True, f"the key works; the account has {len(books)} lists")
-        advice = "Answer SendPulse's questions about them, which it asks in the account."
-        return Finding(False, f"SendPulse sends nothing to these lists: {', '.join(held[:10])}", advice)
+            return Finding(True, Message("the key works; the account has %(count)s lists", count=len(books)))
+        text = Message("SendPulse sends nothing to these lists: %(names)s", names=", ".join(held[:10]))
+        return Finding(False, text, Message("Answer SendPulse's questions about them, which it asks in the account."))
 
     async def _check_plan(self) -> Finding:
         plan = (await self.call("check", "GET", "/user/balance/detail")).json().get("email") or {}
         most, count = int(plan.get("maximum_subscribers") or 0), int(plan.get("current_subscribers") or 0)
         if not most:
-            return Finding(True, "the plan tells no limit of subscribers")
-        text = f"{count} subscribers of the {most} that the plan allows"
-        return Finding(count < most, text, "" if count < most else "Take a larger plan at SendPulse.")
+            return Finding(True, Message("the plan tells no limit of subscribers"))
+        text = Message("%(count)s subscribers of the %(most)s that the plan allows", count=count, most=most)
+        return Finding(count < most, text, None if count < most else Message("Take a larger plan at SendPulse."))
 
     # What the rest is made of
 

@@ -291,7 +291,7 @@ def test_check_says_that_everything_works(sandbox: Config) -> None:
         "✓ settings: well formed",
         "✓ store: opens; 0 changes wait in it",
         "✓ account sandbox: new lists go to sandbox",
-        "✓ sandbox: 1 of 1000 lists are in use.",
+        "✓ sandbox: Lists in use: 1 of 1000.",
         "Everything works.",
     ]
 

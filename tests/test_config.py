@@ -21,7 +21,13 @@ from tests.postbox import PostboxSettings, install
 
 BAD = Path(__file__).parent / "config"
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"
-ENV = {"TOKEN": "s3cret-Qk9zTq71mVx", "KEY": "s3cret-key-of-the-postbox", "EMPTY": "", "MODE": "always_200"}
+ENV = {
+    "TOKEN": "s3cret-Qk9zTq71mVx",
+    "ADMIN": "s3cret-of-the-status-page",
+    "KEY": "s3cret-key-of-the-postbox",
+    "EMPTY": "",
+    "MODE": "always_200",
+}
 OWN_TYPES = provider_types()  # before any test installs another package
 MINIMAL = """
 accounts: {main: {token: "${TOKEN}", provider: postbox}}
@@ -83,7 +89,7 @@ def test_everything_can_be_written(tmp_path: Path) -> None:
         """
         server: {host: "::1", port: 0, path: /hooks/planfix, max_body_mb: 1, reply_within_s: 2.5, grace_s: 0,
                  error_status: "${MODE}"}
-        admin: {host: localhost, port: 0}
+        admin: {host: 10.0.0.1, port: 0, token: "${ADMIN}"}
         store: postgresql://bridge@db/bridge
         language: ru
         accounts:
@@ -104,7 +110,7 @@ def test_everything_can_be_written(tmp_path: Path) -> None:
         grace_s=0.0,
         error_status="always_200",
     )
-    assert config.admin == Admin(host="localhost", port=0)
+    assert config.admin == Admin(host="10.0.0.1", port=0, token=Secret(ENV["ADMIN"]))
     assert config.store == "postgresql://bridge@db/bridge"
     assert config.accounts["main"].tokens == (Secret(ENV["TOKEN"]), Secret("another-token-1234"))
     assert (config.accounts["main"].language, config.accounts["other"].language) == ("ru", "en")
@@ -245,10 +251,32 @@ def test_a_path_that_cannot_be_served_is_refused(tmp_path: Path, path: str) -> N
     assert fault.startswith("1:16: `path` must ")
 
 
-@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 0), ("10.0.0.1", 8081)])
-def test_listeners_that_do_not_meet_are_allowed(tmp_path: Path, host: str, port: int) -> None:
-    text = f"server: {{host: {host}, port: {port}}}\nadmin: {{port: {port}}}" + MINIMAL
-    assert read(tmp_path, text).server.port == port
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.2"])
+def test_the_status_page_needs_no_token_where_only_this_machine_can_reach_it(tmp_path: Path, host: str) -> None:
+    assert read(tmp_path, f"admin: {{host: '{host}'}}" + MINIMAL).admin == Admin(host=host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "bridge.example.org", "127.0.0.1.example.org"])
+def test_the_status_page_needs_a_token_where_others_can_reach_it(tmp_path: Path, host: str) -> None:
+    [fault] = faults(tmp_path, f"admin: {{host: '{host}'}}" + MINIMAL)
+    assert fault == "1:15: `host` is not a loopback address like 127.0.0.1: then `token` is needed too"
+    assert read(tmp_path, f"admin: {{host: '{host}', token: '${{ADMIN}}'}}" + MINIMAL).admin.token
+
+
+@pytest.mark.parametrize(
+    ("host", "admin_host", "port"),
+    [("127.0.0.1", "127.0.0.1", 0), ("10.0.0.1", "::1", 8081), ("10.0.0.1", "10.0.0.2", 8081)],
+)
+def test_listeners_that_do_not_meet_are_allowed(tmp_path: Path, host: str, admin_host: str, port: int) -> None:
+    admin = f"admin: {{host: '{admin_host}', port: {port}, token: '${{ADMIN}}'}}"
+    assert read(tmp_path, f"server: {{host: {host}, port: {port}}}\n{admin}" + MINIMAL).server.port == port
+
+
+@pytest.mark.parametrize(("host", "admin_host"), [("10.0.0.1", "10.0.0.1"), ("10.0.0.1", "0.0.0.0")])
+def test_listeners_that_others_can_reach_stay_apart_too(tmp_path: Path, host: str, admin_host: str) -> None:
+    admin = f"admin: {{host: {admin_host}, port: 8080, token: '${{ADMIN}}'}}"
+    [fault] = faults(tmp_path, f"server: {{host: {host}}}\n{admin}" + MINIMAL)
+    assert fault.endswith("`server` and `admin` both want port 8080")
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "127.0.0.1", "localhost"])
@@ -277,6 +305,7 @@ PLACES = [
     f"{MINIMAL}store: postgresql://bridge:%s@db/bridge",
     f"{MINIMAL}store: 'postgresql://bridge:${{SECRET}}@db/bridge'",
     "store: %s",
+    f"{MINIMAL}admin: {{token: %s}}",
     "admin: %s\nserver: [%s]\naccounts: %s",
     "%s: 1\n",
     "accounts: {main: {provider: other, token: %s}}\nproviders:\n  %s: {}\n",
@@ -419,6 +448,8 @@ def stale(settings: msgspec.Struct, shown: dict[str, Any], where: str) -> Iterat
     for setting in settings_of(type(settings)):
         if setting.key not in shown:
             yield f"{where}.{setting.key} is not shown"
+        elif isinstance(setting.default, msgspec.Struct):
+            continue  # its settings are looked at one by one
         elif setting.default not in (None, getattr(settings, setting.field)):
             yield f"{where}.{setting.key} is not shown with its default"
 

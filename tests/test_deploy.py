@@ -11,6 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from bridge.clock import Clock
 from bridge.metrics import Metrics
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def expressions() -> dict[str, str]:
 def served() -> dict[str, set[str]]:
     """The names of the series that the bridge serves, with their labels."""
     names: dict[str, set[str]] = {}
-    for collector in vars(Metrics()).values():
+    for collector in vars(Metrics(Clock())).values():
         if not hasattr(collector, "_labelnames"):
             continue
         for family in collector.describe():

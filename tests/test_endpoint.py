@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, event
 
 from bridge.delivery import AUTH_RETRY_S
-from bridge.texts import LANGUAGES, text
+from bridge.languages import LANGUAGES
+from bridge.texts import text
 from providers.base import AuthFailed, Postponed, ProviderError, Reason, Refused, Rejected, Transient
 from tests.clock import DrivenClock
 from tests.http_bench import Answer, HttpBench, wire

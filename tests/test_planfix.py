@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.languages import LANGUAGES
 from bridge.planfix import (
     CONTACT_ID_MAX_CHARS,
     LIST_ID_MAX_CHARS,
@@ -38,7 +39,7 @@ from bridge.replies import (
     reply_to,
     unauthorized_reply,
 )
-from bridge.texts import LANGUAGES, TEXTS, text
+from bridge.texts import TEXTS, text
 from bridge.tickets import REJECTED_SHOWN
 from providers.base import ADDRESS_MAX_CHARS, Reason
 
@@ -634,7 +635,7 @@ def test_what_the_client_sent_is_never_quoted(body: bytes) -> None:
 
 
 def test_every_text_of_a_bad_request_takes_a_field() -> None:
-    with_field = {code for code, texts in TEXTS.items() if "{field}" in texts["en"]}
+    with_field = {code for code, template in TEXTS.items() if "%(field)s" in template}
     without_field = {"malformed", "not_utf8", "duplicate_key", "too_deep"}
     for code in with_field | without_field:
         assert_told(BadRequest(code, "data.contacts[3].email" if code in with_field else ""))

@@ -10,7 +10,7 @@ import click
 from rich.panel import Panel
 
 from bridge.cli.common import UserError, err, escape, out, run
-from bridge.cli.inspect import findings_of, say
+from bridge.cli.inspect import say_findings
 from bridge.config import Config, ConfigError, Language, ProviderConfig
 from bridge.registry import BrokenProvider, UnknownProvider, provider_class, provider_types
 from bridge.settings import Setting, settings_of
@@ -105,7 +105,7 @@ def _complete(
             if asking:
                 answers = _with_choices(answers, run(_choices(config.providers[answers.provider])))
                 config = tried(answers, folder)
-            if not check or run(_works(config.providers[answers.provider])):
+            if not check or run(say_findings(config.providers[answers.provider])):
                 return answers, config
             if not asking:
                 raise UserError("Nothing was written: mend what is marked above, or go on without it by --no-check.")
@@ -132,14 +132,6 @@ async def _choices(config: ProviderConfig) -> dict[str, list[Choice]]:
             return await provider.choices()
         except ProviderError:
             return {}
-
-
-async def _works(config: ProviderConfig) -> bool:
-    """Shows what the provider finds; whether all is well."""
-    well = True
-    for finding in await findings_of(config):
-        well &= say(config.name, finding)
-    return well
 
 
 def _with_choices(answers: Answers, choices: Mapping[str, Sequence[Choice]]) -> Answers:

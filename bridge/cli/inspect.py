@@ -6,6 +6,7 @@ from typing import Any, Final
 import click
 from rich.table import Table
 
+from bridge.checks import findings_of
 from bridge.cli.common import (
     UserError,
     config_option,
@@ -24,7 +25,7 @@ from bridge.matrix import conformance, facts_of
 from bridge.registry import BrokenProvider, UnknownProvider, provider_class, provider_types
 from bridge.settings import settings_of
 from bridge.store import Store, StoreError
-from providers.base import Finding, Provider, ProviderError
+from providers.base import Provider
 
 LOST_STORE: Final = (
     "the store was lost: changes that were not delivered then are gone; names and ids of contacts are learnt anew; "
@@ -62,24 +63,32 @@ def providers(name: str | None, as_json: bool) -> None:
 
 
 async def _check(config: Config) -> bool:
-    well = say("settings", Finding(True, "well formed"))
+    well = say("settings", True, "well formed")
     well &= await _check_store(config.store)
     for account in config.accounts.values():
-        well &= say(f"account {account.name}", Finding(True, f"new lists go to {account.provider}"))
+        well &= say(f"account {account.name}", True, f"new lists go to {account.provider}")
     for provider in config.providers.values():
-        for finding in await findings_of(provider):
-            well &= say(provider.name, finding)
+        well &= await say_findings(provider)
     out.print("[bold green]Everything works.[/]" if well else "[bold red]Something does not work; see above.[/]")
     return well
 
 
-def say(about: str, finding: Finding) -> bool:
-    """Shows a finding and what to do; whether it is well."""
-    mark = "[green]✓[/]" if finding.ok else "[red]✗[/]"
-    out.print(f"{mark} [bold]{escape(about)}[/]: {escape(finding.text)}", highlight=False)
-    if finding.advice and not finding.ok:
-        out.print(f"    → {escape(finding.advice)}", highlight=False)
-    return finding.ok
+async def say_findings(config: ProviderConfig) -> bool:
+    """Shows what a provider's check finds; whether all of it is well."""
+    well = True
+    async with provider_class(config.type)(config.settings) as provider:
+        for finding in await findings_of(provider):
+            well &= say(config.name, finding.ok, finding.text, finding.advice)
+    return well
+
+
+def say(about: str, ok: bool, text: object, advice: object = None) -> bool:
+    """Shows one line of a check, and what to do when it is not well; gives `ok` back."""
+    mark = "[green]✓[/]" if ok else "[red]✗[/]"
+    out.print(f"{mark} [bold]{escape(about)}[/]: {escape(text)}", highlight=False)
+    if advice and not ok:
+        out.print(f"    → {escape(advice)}", highlight=False)
+    return ok
 
 
 async def _check_store(url: str) -> bool:
@@ -87,13 +96,13 @@ async def _check_store(url: str) -> bool:
         store = await Store.open(url)
     except StoreError as error:
         advice = "look at `store` in the settings, and at the disk or database that it names"
-        return say("store", Finding(False, str(error), advice))
+        return say("store", False, error, advice)
     try:
         depths = await store.outbox.depths()
         known = await store.lists.summaries()
     finally:
         await store.close()
-    say("store", Finding(True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it"))
+    say("store", True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it")
     # Nobody can tell a new store from a lost one: said, and not held against it.
     if not known:
         _note("store", "knows no lists; for a new bridge that is right", f"had it lists before, {LOST_STORE}")
@@ -106,15 +115,6 @@ def _note(about: str, text: str, advice: str) -> None:
     """Something to know that is no fault."""
     out.print(f"[yellow]![/] [bold]{escape(about)}[/]: {escape(text)}", highlight=False)
     out.print(f"    → {escape(advice)}", highlight=False)
-
-
-async def findings_of(config: ProviderConfig) -> list[Finding]:
-    """What a provider's check finds; one finding where the service does not answer."""
-    async with provider_class(config.type)(config.settings) as provider:
-        try:
-            return await provider.check()
-        except ProviderError as error:
-            return [Finding(False, f"does not answer: {error.detail}", "try again; look at `base_url` and the network")]
 
 
 def _facts(each: type[Provider[Any]]) -> dict[str, object]:

@@ -62,7 +62,8 @@ def _greet(config: Config, running: Listening, sandbox: bool) -> None:
     if sandbox:
         token = config.accounts["sandbox"].tokens[0].reveal()
         lines.append(f"API Key          [bold]{escape(token)}[/]")
-    lines.append(f"Status           {escape(running.admin_url)}/readyz and /metrics, from here only")
+    asks = "asks for admin.token" if config.admin.token else "from this machine only"
+    lines.append(f"Status page      {escape(running.admin_url)}  ({asks})")
     err.print(Panel("\n".join(lines), title="Planfix mailing bridge", expand=False), highlight=False)
     if sandbox:
         body = json.dumps({"action": "createList", "authToken": token, "data": {"listName": "Test"}})

@@ -36,11 +36,13 @@ class MappedList:
 
 @dataclass(frozen=True, slots=True)
 class ListSummary:
-    """A list with what the store holds of it, for people."""
+    """A list with what the store holds of it, for people. `changed_at` is the Unix time of Planfix's last change of it,
+    None before the first."""
 
     mapped: MappedList
     contacts: int
     pending: int
+    changed_at: float | None
 
 
 _COLUMNS = (
@@ -158,12 +160,16 @@ class ListMap:
         """All lists that are not gone, oldest first, with counts."""
         mapped = select(func.count()).where(contacts.c.list_id == lists.c.id).scalar_subquery()
         pending = select(func.count()).where(outbox.c.list_id == lists.c.id).scalar_subquery()
-        query = select(*_COLUMNS, mapped, pending).where(lists.c.state != ListState.DELETED).order_by(lists.c.id)
+        query = (
+            select(*_COLUMNS, mapped, pending, lists.c.changed_at)
+            .where(lists.c.state != ListState.DELETED)
+            .order_by(lists.c.id)
+        )
         if account is not None:
             query = query.where(lists.c.account == account)
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
-        return [ListSummary(_mapped(row[:-2]), row[-2], row[-1]) for row in rows]
+        return [ListSummary(_mapped(row[:-3]), *row[-3:]) for row in rows]
 
     async def with_pending(self, account: str, provider: str) -> dict[int, int]:
         """The lists of an account at a provider that have changes in the outbox, with how many."""

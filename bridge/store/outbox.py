@@ -56,11 +56,14 @@ class Outbox:
         self._fingerprints = fingerprints
 
     async def put(self, connection: Connection, list_id: int, changes: Sequence[Change]) -> Stored:
-        """Adds changes in order; each replaces an undelivered older one of its contact. Raises ListClosed."""
+        """Adds changes, at least one, in order; each replaces an undelivered older one of its contact.
+
+        Raises ListClosed.
+        """
         last_seq = await connection.scalar(
             update(lists)
             .where(lists.c.id == list_id, lists.c.state == ListState.OPEN)
-            .values(last_seq=lists.c.last_seq + len(changes))
+            .values(last_seq=lists.c.last_seq + len(changes), changed_at=changes[-1].created_at)
             .returning(lists.c.last_seq)
         )
         if last_seq is None:
@@ -85,7 +88,7 @@ class Outbox:
         seq = await connection.scalar(
             update(lists)
             .where(lists.c.id == list_id, lists.c.state.in_((ListState.OPEN, ListState.DELETING)))
-            .values(state=ListState.DELETING, last_seq=lists.c.last_seq + 1)
+            .values(state=ListState.DELETING, last_seq=lists.c.last_seq + 1, changed_at=now)
             .returning(lists.c.last_seq)
         )
         if seq is None:

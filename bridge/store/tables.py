@@ -36,6 +36,7 @@ lists = Table(
     Column("state", Text, nullable=False),
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
+    Column("changed_at", Double),  # when Planfix last changed it; empty until then
     Index("lists_by_name", "account", "name"),
 )
 

@@ -15,6 +15,7 @@ from providers.base import (
     Finding,
     Limits,
     Member,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -90,7 +91,7 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
     default_base_url = ""  # each account has its own, which the settings need
     errors = ERRORS
     rates: ClassVar = {"": [Rate(5)], "imports": [Rate(100, 60)]}
-    key_advice = (
+    key_advice = Message(
         "Copy URL and key from ActiveCampaign (Settings, Developer); the key is that of a user who may do this."
     )
     polling: ClassVar = Polling(first_s=2, longest_s=60, budget_s=3600)
@@ -275,15 +276,17 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
 
     async def _check_key(self) -> Finding:
         await self.call("check", "GET", f"{_API}/users/me")
-        return Finding(True, "the API key works")
+        return Finding(True, Message("the API key works"))
 
     async def _check_list(self) -> Finding:
         number = self.settings.list_id
         answer = await self.call("check", "GET", f"{_API}/lists/{{}}", number, accept=[404])
         if not is_gone(answer):
-            return Finding(True, f"contacts are subscribed to the list {answer.json()['list']['name']!r}")
-        advice = "Open the list in ActiveCampaign and put the number behind listid= in its URL into list_id."
-        return Finding(False, f"there is no list {number}: nobody could be subscribed", advice)
+            name = answer.json()["list"]["name"]
+            return Finding(True, Message('contacts are subscribed to the list "%(name)s"', name=name))
+        missing = Message("there is no list %(number)s: nobody could be subscribed", number=number)
+        advice = Message("Open the list in ActiveCampaign and put the number behind listid= in its URL into list_id.")
+        return Finding(False, missing, advice)
 
     # What the rest is made of
 

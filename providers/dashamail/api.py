@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Final
 from msgspec import Meta
 
 from providers.answers import Answer, CallRefused, ErrorTable
-from providers.base import BOUNCED, AuthFailed, Reason, Secret, Settings, Transient
+from providers.base import BOUNCED, AuthFailed, Message, Reason, Secret, Settings, Transient
 from providers.http import Auth, FormAuth
 from providers.pace import Rate
 from providers.paging import until_empty
@@ -69,7 +69,7 @@ class DashaMailApi(RestProvider[DashaMailSettings], ABC):
         is_error=_is_error,
     )
     rates: ClassVar = {"": [Rate(4)]}
-    key_advice = (
+    key_advice = Message(
         "Copy the API key out of the account (Аккаунт, API и интеграции). If the account allows the API to some IP"
         " addresses only, add this machine's."
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec import Meta
 
 from providers.answers import CallRefused
-from providers.base import Contact, Reason, Refused, Secret, Settings, Unsupported
+from providers.base import Contact, Message, Reason, Refused, Secret, Settings, Unsupported
 from providers.concurrency import chunks
 from providers.getresponse.records import (
     ERRORS,
@@ -47,7 +47,7 @@ class GetResponseApi(RestProvider[GetResponseSettings], ABC):
     default_base_url = "https://api.getresponse.com/v3"
     errors = ERRORS
     rates: ClassVar = {"": [Rate(80), Rate(30_000, 600)], "additions": [Rate(1), Rate(80, 600)]}
-    key_advice = (
+    key_advice = Message(
         "Make an API key in GetResponse (Tools, Integrations and API, API). A MAX account also needs its domain, and"
         " base_url with the address of its region."
     )

@@ -13,6 +13,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -219,16 +220,20 @@ class GetResponseProvider(GetResponseApi):
     # Check
 
     def checks(self) -> Sequence[Check]:
-        return (self._check_key, self._check_lists, lambda: self.id_field.finding(f"custom field {PLANFIX_ID}"))
+        return (
+            self._check_key,
+            self._check_lists,
+            lambda: self.id_field.finding(Message("custom field %(field)s", field=PLANFIX_ID)),
+        )
 
     async def _check_key(self) -> Finding:
         await self.call("account", "GET", "/accounts")
-        return Finding(True, "the API key works")
+        return Finding(True, Message("the API key works"))
 
     async def _check_lists(self) -> Finding:
         count = len([one async for one in self.campaigns()])
-        text = f"the account has {count} of at most {LISTS} lists"
-        return Finding(count < LISTS, text, "Delete lists in GetResponse that nobody needs any more.")
+        text = Message("the account has %(count)s of at most %(most)s lists", count=count, most=LISTS)
+        return Finding(count < LISTS, text, Message("Delete lists in GetResponse that nobody needs any more."))
 
 
 def _found(address: str, record: Any, how: str | None = None) -> Found:

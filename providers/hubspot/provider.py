@@ -16,6 +16,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     Outcome,
     Postponed,
     Reason,
@@ -86,7 +87,7 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
         by_code={"ILS.DUPLICATE_LIST_NAMES": Reason.NAME_TAKEN},
     )
     rates: ClassVar = {"": [Rate(9)]}  # with a burst of 9 before it, 99 in any 10 seconds
-    key_advice = (
+    key_advice = Message(
         "Make a private app in HubSpot (Settings, Integrations, Private Apps) with the scopes crm.lists.read,"
         " crm.lists.write, crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read,"
         " crm.schemas.contacts.write and communication_preferences.read_write."
@@ -257,19 +258,23 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
     async def _check_contacts(self) -> Finding:
         answer = await self.call("check", "GET", _CONTACTS, query={"limit": 1})
         left = answer.headers.get("x-hubspot-ratelimit-daily-remaining")
-        return Finding(True, "the token may read contacts" + (f"; {left} calls are left today" if left else ""))
+        if not left:
+            return Finding(True, Message("the token may read contacts"))
+        return Finding(True, Message("the token may read contacts; %(count)s calls are left today", count=left))
 
     async def _check_lists(self) -> Finding:
         answer = await self.call("check", "POST", f"{_LISTS}/search", json={"count": 1, "processingTypes": ["MANUAL"]})
-        return Finding(True, f"the token may read lists; the account has {answer.json().get('total', 0)} static ones")
+        count = answer.json().get("total", 0)
+        return Finding(True, Message("the token may read lists; the account has %(count)s static ones", count=count))
 
     async def _check_preferences(self) -> Finding:
         count = len(await self._preferences.types())
-        return Finding(True, f"the token may read opt-outs, of {count} subscription types")
+        return Finding(True, Message("the token may read opt-outs, of %(count)s subscription types", count=count))
 
     async def _check_property(self) -> Finding:
-        state = "is there" if await self._find_property() else "will be made with the first contact"
-        return Finding(True, f"the property {PLANFIX_ID} {state}")
+        if await self._find_property():
+            return Finding(True, Message("the property %(name)s is there", name=PLANFIX_ID))
+        return Finding(True, Message("the property %(name)s will be made with the first contact", name=PLANFIX_ID))
 
     # What the rest is made of
 

@@ -18,6 +18,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     Outcome,
     Proof,
     Reason,
@@ -91,7 +92,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
     )
     # No burst is above the limit of a minute with what may follow it in that minute.
     rates: ClassVar = {"": [Rate(75), Rate(250, 30)], "lists": [Rate(10), Rate(50, 30)]}
-    key_advice = (
+    key_advice = Message(
         "Make a private API key in Klaviyo (Settings, API keys) with full access to lists and profiles and to"
         " subscriptions. If Klaviyo says that the revision is gone, install a newer bridge."
     )
@@ -255,11 +256,11 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
 
     async def _check_lists(self) -> Finding:
         await self.call("lists", "GET", "/lists", query={"page[size]": 1})
-        return Finding(True, "the key works and may read lists")
+        return Finding(True, Message("the key works and may read lists"))
 
     async def _check_profiles(self) -> Finding:
         await self.call("find", "GET", "/profiles", query={"page[size]": 1, **_SUBSCRIPTIONS})
-        return Finding(True, "the key may read profiles; what it may write shows only with the first change")
+        return Finding(True, Message("the key may read profiles; what it may write shows only with the first change"))
 
     # What the rest is made of
 

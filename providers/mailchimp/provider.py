@@ -15,6 +15,7 @@ from providers.base import (
     Finding,
     Limits,
     Member,
+    Message,
     Outcome,
     Proof,
     Reason,
@@ -164,52 +165,58 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
     async def check(self) -> list[Finding]:
         try:
             await self.call("ping", PingApi(self._client).get)
-            well = Finding(True, "Mailchimp takes the API key")
+            well = Finding(True, Message("Mailchimp takes the API key"))
             if isinstance(self._lists, TagLists):
                 return [well, *await self._check_tags(self._lists)]
             return [well, *await self._check_audiences()]
         except AuthFailed as error:
-            advice = "make a new API key in Mailchimp (Account, Extras, API keys) and put it into api_key"
-            return [Finding(False, f"Mailchimp refuses the API key: {error.detail}", advice)]
+            advice = Message("make a new API key in Mailchimp (Account, Extras, API keys) and put it into api_key")
+            return [Finding(False, Message("Mailchimp refuses the API key: %(detail)s", detail=error.detail), advice)]
         except Refused as error:
-            return [Finding(False, f"Mailchimp refuses: {error.detail}", "see docs/providers/mailchimp.md")]
+            refused = Message("Mailchimp refuses: %(detail)s", detail=error.detail)
+            return [Finding(False, refused, Message("see docs/providers/mailchimp.md"))]
 
     async def _check_tags(self, lists: TagLists) -> list[Finding]:
         try:
             audience = await lists.audience()
-        except Refused as error:
-            return [Finding(False, error.detail, "put the id of one audience of the Mailchimp account into `audience`")]
+        except Refused:
+            found = ", ".join(f"{one['id']} ({one['name']})" for one in await lists.audiences())
+            advice = Message("put the id of one audience of the Mailchimp account into `audience`")
+            return [Finding(False, Message("audiences of the account: %(audiences)s", audiences=found or "-"), advice)]
         try:
             told = await self.call("read_audience", self._api.get_list, audience, fields=["id", "name"])
         except NotThere:
-            advice = "put the id of an audience into `audience` (Mailchimp: Audience, Settings, Audience ID)"
-            return [Finding(False, f"there is no audience {audience}", advice)]
+            advice = Message("put the id of an audience into `audience` (Mailchimp: Audience, Settings, Audience ID)")
+            return [Finding(False, Message("there is no audience %(audience)s", audience=audience), advice)]
+        become = Message("lists become tags in the audience %(name)s (%(id)s)", name=told["name"], id=audience)
         return [
-            Finding(True, f"lists become tags in the audience {told['name']} ({audience})"),
+            Finding(True, become),
             *self._check_fields(await self._members.read_tags(audience)),
         ]
 
     def _check_fields(self, tags: frozenset[str]) -> list[Finding]:
         findings = [
-            Finding(True, f"the audience has no field {tag}: that name is left out")
+            Finding(True, Message("the audience has no field %(field)s: that name is left out", field=tag))
             for tag in ("FNAME", "LNAME")
             if tag not in tags
         ]
         if ID_FIELD in tags:
-            findings.append(Finding(True, f"the Planfix id is kept in the field {ID_FIELD}"))
+            findings.append(Finding(True, Message("the Planfix id is kept in the field %(field)s", field=ID_FIELD)))
         elif len(tags) < FIELDS_MAX:
-            findings.append(Finding(True, f"the field {ID_FIELD} for the Planfix id will be made at first use"))
+            will_be = Message("the field %(field)s for the Planfix id will be made at first use", field=ID_FIELD)
+            findings.append(Finding(True, will_be))
         else:
-            advice = "delete an audience field that is not used"
-            findings.append(Finding(False, f"the audience may have no room for the field {ID_FIELD}", advice))
+            no_room = Message("the audience may have no room for the field %(field)s", field=ID_FIELD)
+            findings.append(Finding(False, no_room, Message("delete an audience field that is not used")))
         return findings
 
     async def _check_audiences(self) -> list[Finding]:
         answer = await self.call(
             "find_audience", self._api.get_all_lists, count=PAGE_SIZE, fields=["lists.id", "total_items"]
         )
+        become = Message(
+            "lists become audiences; the account has %(count)s, the plan limits how many", count=answer["total_items"]
+        )
         missing = self._missing_defaults()
-        return [
-            Finding(True, f"lists become audiences; the account has {answer['total_items']}, the plan limits how many"),
-            Finding(not missing, "settings of new audiences", f"set {', '.join(missing)}" if missing else ""),
-        ]
+        advice = Message("set %(settings)s", settings=", ".join(missing)) if missing else None
+        return [Finding(True, become), Finding(not missing, Message("settings of new audiences"), advice)]

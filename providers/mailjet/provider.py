@@ -15,6 +15,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     Outcome,
     Reason,
     Rejected,
@@ -85,7 +86,7 @@ class MailjetProvider(RestProvider[MailjetSettings]):
     limits = Limits(batch_size=5000, parallel_calls=4, list_name_chars=100)
     default_base_url = "https://api.mailjet.com"
     errors = ERRORS
-    key_advice = (
+    key_advice = Message(
         "Copy the API key and its secret key from Mailjet (Account settings, REST API, API key management). The secret"
         " key is shown only once; a new one can be made there."
     )
@@ -277,7 +278,7 @@ class MailjetProvider(RestProvider[MailjetSettings]):
         return until_empty(page_at)
 
     def checks(self) -> Sequence[Check]:
-        return (self.check_lists, lambda: self._fields.finding("contact properties"))
+        return (self.check_lists, lambda: self._fields.finding(Message("contact properties")))
 
     async def choices(self) -> dict[str, list[Choice]]:
         properties = [Choice(name, name) for name in sorted(await self._properties() - {PLANFIX_ID})]

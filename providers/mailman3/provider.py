@@ -17,6 +17,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Postponed,
@@ -93,7 +94,7 @@ class Mailman3Provider(RestProvider[Mailman3Settings]):
     errors = ErrorTable(
         codes=lambda body: [body["description"].partition(":")[0]], by_code={"No such list": Reason.LIST_GONE}
     )
-    key_advice = "Look at admin_user and admin_pass under [webservice] in mailman.cfg."
+    key_advice = Message("Look at admin_user and admin_pass under [webservice] in mailman.cfg.")
 
     def __init__(self, settings: Mailman3Settings) -> None:
         super().__init__(settings)
@@ -252,16 +253,19 @@ class Mailman3Provider(RestProvider[Mailman3Settings]):
     async def _check_version(self) -> Finding:
         told = (await self.call("versions", "GET", "/3.1/system/versions")).json()["mailman_version"]
         version = tuple(int(part) for part in re.findall(r"\d+", told)[:3])
-        advice = f"Update Mailman to {'.'.join(map(str, OLDEST_VERSION))} or newer."
-        return Finding(version >= OLDEST_VERSION, f"user and password are right; {told} answers", advice)
+        text = Message("user and password are right; %(version)s answers", version=told)
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        return Finding(
+            version >= OLDEST_VERSION, text, Message("Update Mailman to %(oldest)s or newer.", oldest=oldest)
+        )
 
     async def _check_domain(self) -> Finding:
         domain = self.settings.domain
         answer = await self.call("domain", "GET", "/3.1/domains/{}", domain, accept=[404])
         if answer.status != 404:
-            return Finding(True, f"Mailman has the mail domain {domain}")
-        advice = "Make it in Postorius (Domains, Add Domain), or put one that Mailman has into `domain`."
-        return Finding(False, f"Mailman has no mail domain {domain}", advice)
+            return Finding(True, Message("Mailman has the mail domain %(domain)s", domain=domain))
+        advice = Message("Make it in Postorius (Domains, Add Domain), or put one that Mailman has into `domain`.")
+        return Finding(False, Message("Mailman has no mail domain %(domain)s", domain=domain), advice)
 
 
 def _local_part(name: str) -> str:

@@ -22,6 +22,7 @@ from providers.base import (
     Finding,
     Limits,
     Member,
+    Message,
     Outcome,
     Proof,
     Provider,
@@ -80,9 +81,10 @@ class SandboxProvider(Provider[SandboxSettings]):
         try:
             lists = await self._call("check", self._esp.count_lists)
         except AuthFailed:
-            return [Finding(False, "The sandbox refuses its key.", "Set key_refused to false.")]
+            return [Finding(False, Message("The sandbox refuses its key."), Message("Set key_refused to false."))]
         room = lists < MAX_LISTS
-        return [Finding(room, f"{lists} of {MAX_LISTS} lists are in use.", "" if room else "Delete lists in Planfix.")]
+        in_use = Message("Lists in use: %(count)s of %(most)s.", count=lists, most=MAX_LISTS)
+        return [Finding(room, in_use, None if room else Message("Delete lists in Planfix."))]
 
     async def find_list(self, name: str) -> str | None:
         return await self._call("find_list", self._esp.find_list, name)

@@ -18,6 +18,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Postponed,
@@ -334,14 +335,17 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         try:
             scopes = await self._account.scopes()
         except (AuthFailed, Refused) as error:
-            advice = "Make an API key in SendGrid (Settings, API Keys) and put it into api_key. EU keys need base_url."
-            return [Finding(False, f"SendGrid refuses the API key: {error.detail}", advice)]
-        findings = [Finding(True, "the API key works")]
+            advice = Message(
+                "Make an API key in SendGrid (Settings, API Keys) and put it into api_key. EU keys need base_url."
+            )
+            return [Finding(False, Message("SendGrid refuses the API key: %(detail)s", detail=error.detail), advice)]
+        findings = [Finding(True, Message("the API key works"))]
         for look in (partial(self._check_lists, scopes), self._check_field, self._check_opt_outs):
             try:
                 findings.append(await look())
             except (AuthFailed, Refused) as error:
-                findings.append(Finding(False, f"SendGrid refused a call: {error.detail}", "Test the key's rights."))
+                refused = Message("SendGrid refused a call: %(detail)s", detail=error.detail)
+                findings.append(Finding(False, refused, Message("Test the key's rights.")))
         return findings
 
     async def _check_lists(self, scopes: list[str]) -> Finding:
@@ -349,27 +353,34 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
             count = len(await self._account.lists())
         except RightsMissing:
             if any(scope.startswith("marketing") for scope in scopes):
-                advice = "The account has no Marketing Campaigns, or the legacy product: add the plan in SendGrid."
+                advice = Message(
+                    "The account has no Marketing Campaigns, or the legacy product: add the plan in SendGrid."
+                )
             else:
-                advice = "Give the key Full Access to Marketing (Settings, API Keys)."
-            return Finding(False, "the key may not use Marketing Campaigns", advice)
-        room = f"{count} of {LISTS_MAX} lists are in use"
-        return Finding(count < LISTS_MAX, room, "" if count < LISTS_MAX else "Delete lists that nobody needs.")
+                advice = Message("Give the key Full Access to Marketing (Settings, API Keys).")
+            return Finding(False, Message("the key may not use Marketing Campaigns"), advice)
+        room = count < LISTS_MAX
+        in_use = Message("Lists in use: %(count)s of %(most)s.", count=count, most=LISTS_MAX)
+        return Finding(room, in_use, None if room else Message("Delete lists that nobody needs."))
 
     async def _check_field(self) -> Finding:
         field = await self._account.find_field()
         if field is None:
-            return Finding(True, f"the custom field {FIELD} will be made with the first contact")
+            return Finding(True, Message("the custom field %(field)s will be made with the first contact", field=FIELD))
         if field.field_type != "Text":
-            return Finding(False, f"the custom field {field.name} is no Text field", "Rename or delete it in SendGrid.")
-        return Finding(True, f"the custom field {FIELD} is there")
+            no_text = Message("the custom field %(field)s is no Text field", field=field.name)
+            return Finding(False, no_text, Message("Rename or delete it in SendGrid."))
+        return Finding(True, Message("the custom field %(field)s is there", field=FIELD))
 
     async def _check_opt_outs(self) -> Finding:
         try:
             await self._account.opt_outs("check@example.com")
         except RightsMissing:
             if self.settings.unknown_opt_outs == "add":
-                return Finding(True, "opt-outs cannot be read: changed addresses are added all the same, as set")
-            advice = "Give the key Full Access to Suppressions and Unsubscribe Groups, or set unknown_opt_outs."
-            return Finding(False, "opt-outs cannot be read: changed addresses will not be added", advice)
-        return Finding(True, "opt-outs can be read")
+                text = Message("opt-outs cannot be read: changed addresses are added all the same, as set")
+                return Finding(True, text)
+            advice = Message(
+                "Give the key Full Access to Suppressions and Unsubscribe Groups, or set unknown_opt_outs."
+            )
+            return Finding(False, Message("opt-outs cannot be read: changed addresses will not be added"), advice)
+        return Finding(True, Message("opt-outs can be read"))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 from msgspec import Meta
 
 from providers.answers import Answer, CallRefused, ErrorTable
-from providers.base import AuthFailed, Secret, Settings, Transient
+from providers.base import AuthFailed, Message, Secret, Settings, Transient
 from providers.http import Auth, HeaderAuth, json_body
 from providers.jobs import Polling, follow
 from providers.pace import Rate
@@ -60,7 +60,7 @@ class SendsayApi(RestProvider[SendsaySettings], ABC):
     default_base_url = "https://api.sendsay.ru/general/api/v100/json"
     errors = ErrorTable(codes=_codes, by_code={"error/auth": AuthFailed}, is_error=_is_error)
     rates: ClassVar = {"": [Rate(4)]}
-    key_advice = (
+    key_advice = Message(
         "The owner of an account has no key: add a user (Настройки системы, Пользователи) with the role Менеджер, and"
         " make a key in that user's settings. `account` is the login of the owner."
     )

@@ -8,7 +8,7 @@ from msgspec import Meta
 from msgspec.structs import replace
 
 from providers.answers import Answer, ErrorTable
-from providers.base import AuthFailed, Reason, Secret, Settings, Transient
+from providers.base import AuthFailed, Message, Reason, Secret, Settings, Transient
 from providers.http import Auth, FormAuth
 from providers.jobs import Polling, follow
 from providers.pace import Rate
@@ -59,7 +59,7 @@ class UniSenderApi(RestProvider[UniSenderSettings], ABC):
         is_error=_is_error,
     )
     rates: ClassVar = {"": [Rate(1200, 60)], "exports": [Rate(20, 60)]}
-    key_advice = (
+    key_advice = Message(
         "Copy the API key out of the account (Настройки, Интеграция и API) and switch access by API on there."
         " The setting `brand` must name the site that has the account."
     )

@@ -14,6 +14,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -226,7 +227,7 @@ class UniSenderProvider(UniSenderApi):
     # Check
 
     def checks(self) -> Sequence[Check]:
-        return (self.check_lists, lambda: self._fields.finding("fields for names and Planfix ids"))
+        return (self.check_lists, lambda: self._fields.finding(Message("fields for names and Planfix ids")))
 
     # The fields that an import needs
 

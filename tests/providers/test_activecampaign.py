@@ -272,5 +272,5 @@ async def test_a_check_misses_the_list_of_the_settings(esp: ActiveCampaignHarnes
     esp.fake.lists.clear()
     key, wrong = await esp.provider.check()
     assert (key.ok, wrong.ok) == (True, False)
-    assert wrong.text == "there is no list 3: nobody could be subscribed"
-    assert "listid=" in wrong.advice
+    assert str(wrong.text) == "there is no list 3: nobody could be subscribed"
+    assert "listid=" in str(wrong.advice)

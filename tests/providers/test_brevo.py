@@ -119,8 +119,8 @@ async def test_the_wait_of_a_rate_limit_is_read_from_brevos_own_header(esp: Brev
 async def test_a_check_misses_attributes_of_an_account_in_another_language(esp: BrevoHarness) -> None:
     esp.fake.attributes = ["PRENOM", "NOM"]
     wrong = [finding for finding in await esp.provider.check() if not finding.ok]
-    assert [finding.text for finding in wrong] == ["no attributes FIRSTNAME, LASTNAME: names would be lost"]
-    assert "first_name and last_name" in wrong[0].advice
+    assert [str(finding.text) for finding in wrong] == ["no attributes FIRSTNAME, LASTNAME: names would be lost"]
+    assert "first_name and last_name" in str(wrong[0].advice)
 
 
 async def test_an_address_that_brevo_takes_for_none_keeps_nobody_from_being_kept_out(esp: BrevoHarness) -> None:

@@ -402,11 +402,11 @@ async def test_a_max_account_is_told_its_domain() -> None:
     async with getresponse(domain="example.com") as esp:
         (finding,) = await esp.provider.check()
         assert not finding.ok
-        assert "domain" in finding.advice
+        assert "domain" in str(finding.advice)
 
 
 async def test_a_check_counts_lists_and_tells_what_will_be_made(esp: GetResponseHarness, list_id: str) -> None:
-    assert [finding.text for finding in await esp.provider.check()] == [
+    assert [str(finding.text) for finding in await esp.provider.check()] == [
         "the API key works",
         "the account has 1 of at most 1000 lists",
         "custom field planfix_id: missing; made with the first contact",
@@ -414,5 +414,5 @@ async def test_a_check_counts_lists_and_tells_what_will_be_made(esp: GetResponse
     await esp.provider.upsert(list_id, [ANNA])
     esp.fake.campaigns |= {f"c{number}": Campaign(f"list {number}") for number in range(999)}
     findings = await esp.provider.check()
-    assert findings[2].text == "custom field planfix_id: there"
-    assert (findings[1].ok, findings[1].advice != "") == (False, True)
+    assert str(findings[2].text) == "custom field planfix_id: there"
+    assert (findings[1].ok, findings[1].advice is not None) == (False, True)

@@ -555,7 +555,7 @@ class TestCheck:
         self, esp: SendgridHarness, change: Callable[[Any], object], words: str
     ) -> None:
         change(esp.fake)
-        assert words in " ".join(f.advice for f in await esp.provider.check() if not f.ok)
+        assert words in " ".join(str(f.advice) for f in await esp.provider.check() if not f.ok)
 
     async def test_opt_outs_that_the_owner_gave_up_are_no_fault(self, esp: SendgridHarness) -> None:
         esp.fake.scopes = MARKETING_ONLY

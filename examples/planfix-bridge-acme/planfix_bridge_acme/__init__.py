@@ -14,6 +14,7 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
+    Message,
     OptedOut,
     Outcome,
     Reason,
@@ -52,7 +53,7 @@ class AcmeProvider(RestProvider[AcmeSettings]):
         codes=lambda body: [body["error"]["code"]],
         by_code={"name_taken": Reason.NAME_TAKEN, "plan_full": Reason.PLAN_LIMIT, "busy": Transient},
     )
-    key_advice = "Make a token in Acme Mail (Profile, Tokens) and put it into `token`."
+    key_advice = Message("Make a token in Acme Mail (Profile, Tokens) and put it into `token`.")
 
     def auth(self) -> Auth:
         return HeaderAuth(self.settings.token, prefix="Bearer ")
@@ -132,7 +133,7 @@ class AcmeProvider(RestProvider[AcmeSettings]):
 
     async def _check_lists(self) -> Finding:
         await self.call("lists", "GET", "/lists", query={"page": 1})
-        return Finding(True, "the token works")
+        return Finding(True, Message("the token works"))
 
     def _pages(self, operation: str, template: str, *parts: object) -> AsyncIterator[Any]:
         async def page(number: int) -> list[Any]:
