@@ -50,7 +50,7 @@ example:
 	cd examples/planfix-bridge-acme && ../../.example/bin/python -m pytest -q -n auto
 
 site: $(TOOLS)/.ready
-	$(TOOLS)/bin/mkdocs build --strict --quiet
+	$(TOOLS)/bin/mkdocs build --strict
 
 lock: $(TOOLS)/.ready
 	$(TOOLS)/bin/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
