@@ -3,6 +3,8 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from providers.errors import Transient
+
 T = TypeVar("T")
 C = TypeVar("C")
 
@@ -33,10 +35,16 @@ async def by_page(page: Callable[[int], Awaitable[Sequence[T]]], size: int, firs
 
 async def until_empty(page_at: Callable[[int], Awaitable[Sequence[T]]]) -> AsyncIterator[T]:
     """All items; `page_at` gets the number of items before the page. For services that may cut a page shorter than was
-    asked for: the last page is empty, or begins as the one before."""
+    asked for: the last page is empty.
+
+    Raises Transient for a page that begins as the one before: the service counts pages otherwise, or the listing has
+    changed, and whatever is not told might be an opt-out.
+    """
     offset = 0
     first: T | None = None
-    while (items := await page_at(offset)) and items[0] != first:
+    while items := await page_at(offset):
+        if items[0] == first:
+            raise Transient("a listing told the same page twice, so that items may be missing")
         for item in items:
             yield item
         first = items[0]
@@ -45,12 +53,14 @@ async def until_empty(page_at: Callable[[int], Awaitable[Sequence[T]]]) -> Async
 
 async def by_cursor(page_after: Callable[[C | None], Awaitable[tuple[Sequence[T], C | None]]]) -> AsyncIterator[T]:
     """All items; `page_after` gets what the page before told of the next one, None for the first, and tells it with
-    the items. Ends where nothing is told, and where a service tells the same again."""
+    the items. Ends where nothing is told; raises Transient where the same is told again."""
     cursor: C | None = None
     while True:
         items, following = await page_after(cursor)
         for item in items:
             yield item
-        if following is None or following == cursor:
+        if following is None:
             return
+        if following == cursor:
+            raise Transient("a listing pointed to the same page twice, so that items may be missing")
         cursor = following

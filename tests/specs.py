@@ -32,7 +32,8 @@ class _Request:
         self.full_url_pattern = BASE_URL + self.path
         self.method = method.lower()
         self.body = body or None
-        self.content_type = headers.get("Content-Type", "application/json").partition(";")[0]
+        told = headers.get("Content-Type", "application/json")
+        self.content_type = told if told.startswith("multipart/") else told.partition(";")[0]  # it names the boundary
 
 
 class Spec:

@@ -15,7 +15,7 @@ from providers.errors import Refused, Transient
 from providers.jobs import Overdue, Polling, UnderWay, follow
 from providers.names import joined, name_fields, slug, without, without_emoji
 from providers.pace import Pace, Rate
-from providers.paging import by_cursor, by_offset, by_page
+from providers.paging import by_cursor, by_offset, by_page, until_empty
 from providers.rest import NeededFields
 
 REAL_TURN = Pace.turn  # before the fixture of all tests makes it quick
@@ -111,11 +111,28 @@ async def test_every_item_of_every_page_comes_once(count: int) -> None:
     assert [i async for i in by_cursor(after)] == items
 
 
-async def test_a_cursor_that_does_not_move_ends_the_reading() -> None:
+async def test_a_cursor_that_does_not_move_is_no_end() -> None:
     async def after(cursor: str | None) -> tuple[Sequence[int], str | None]:
         return [1], "same"
 
-    assert [i async for i in by_cursor(after)] == [1, 1]
+    with pytest.raises(Transient, match="same page"):
+        _ = [i async for i in by_cursor(after)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+async def test_a_listing_is_read_until_it_is_empty_however_its_pages_are_cut(size: int) -> None:
+    async def at(offset: int) -> Sequence[int]:
+        return list(range(7))[offset : offset + size]
+
+    assert [i async for i in until_empty(at)] == list(range(7))
+
+
+async def test_a_page_that_comes_twice_is_no_end() -> None:
+    async def at(_: int) -> Sequence[int]:
+        return [1, 2]
+
+    with pytest.raises(Transient, match="same page"):
+        _ = [i async for i in until_empty(at)]
 
 
 # At one time

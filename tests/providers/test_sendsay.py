@@ -135,7 +135,6 @@ async def test_a_large_removal_goes_in_parts(esp: SendsayHarness) -> None:
         {"rows_are": "cells"},
         {"rows_are": "record"},
         {"page_at_most": 7},
-        {"ignores_pages": True},
     ],
 )
 async def test_members_are_read_however_they_are_listed(knob: dict[str, Any]) -> None:
@@ -144,6 +143,14 @@ async def test_members_are_read_however_they_are_listed(knob: dict[str, Any]) ->
         await esp.provider.upsert(list_id, people(60))
         addresses = [member.address async for member in esp.provider.members(list_id)]
         assert sorted(addresses) == sorted(contact.address for contact in people(60))
+
+
+async def test_pages_that_are_all_the_same_are_no_whole_list() -> None:
+    async with sendsay(ignores_pages=True) as esp:
+        list_id = await esp.provider.create_list("Клиенты")
+        await esp.provider.upsert(list_id, people(60))
+        with pytest.raises(Transient, match="same page"):
+            _ = [member async for member in esp.provider.members(list_id)]
 
 
 async def test_who_was_added_beyond_the_plan_is_pending() -> None:
