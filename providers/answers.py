@@ -120,16 +120,25 @@ class ErrorTable:
 
     `codes` finds the service's own codes in the JSON of an answer; the first that `by_code` knows counts, then the
     status by `by_status`, then the status as most services mean it. `is_error` tells an error of services that answer
-    200 to everything. `retry_headers` (small letters) and `retry_in_body` (keys, outermost first) hold the wait that
-    the service wishes.
+    200 to everything. `marks` are keys of which every error body of the service holds one: an error without them was
+    written by something in between. `retry_headers` (small letters) and `retry_in_body` (keys, outermost first) hold
+    the wait that the service wishes.
     """
 
     codes: Callable[[Any], Iterable[object]] = no_codes
     by_code: Mapping[object, Kind] = field(default_factory=dict)
     by_status: Mapping[int, Kind] = field(default_factory=dict)
     is_error: Callable[[Answer], bool] = is_refusal
+    marks: frozenset[str] = frozenset()
     retry_headers: tuple[str, ...] = ("retry-after",)
     retry_in_body: tuple[str, ...] = ()
+
+    def is_own(self, answer: Answer) -> bool:
+        """Whether an error comes from the service itself: "not there" by a proxy or gateway says nothing of it."""
+        if not self.marks:
+            return not answer.body.lstrip().startswith(b"<")
+        body = answer.json_or_none()
+        return isinstance(body, dict) and not self.marks.isdisjoint(body)
 
     def error_of(self, answer: Answer, operation: str) -> ProviderError:
         """The error that an answer, for which `is_error` holds, stands for."""

@@ -71,6 +71,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
     errors = ErrorTable(
         codes=lambda body: [body.get("code")],
         by_code={"account_in_process": Transient},
+        marks=frozenset({"code"}),
         retry_headers=("retry-after", "x-sib-ratelimit-reset"),
     )
     rates: ClassVar = {"": [Rate(10), Rate(36_000, 3600)], "jobs": [Rate(100, 3600)]}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from providers.answers import CallRefused
+from providers.answers import CallRefused, ErrorTable
 from providers.base import (
     BOUNCED,
     Capabilities,
@@ -83,6 +83,7 @@ class MauticProvider(RestProvider[MauticSettings]):
         name_chars=NAME_CHARS,
         calls="as many as the server can do; Mautic has no limit unless it is set",
     )
+    errors = ErrorTable(marks=frozenset({"errors", "error"}))
     key_advice: ClassVar = Message(
         "Look at user and password. In Mautic, switch on the API and HTTP basic auth (Configuration, API Settings) and"
         " clear the cache after that. The user's role needs all rights to contacts, segments and custom fields."
@@ -274,7 +275,10 @@ class MauticProvider(RestProvider[MauticSettings]):
     def _pages(self, operation: str, path: str, key: str, query: Query | None = None) -> AsyncIterator[Any]:
         async def page_at(offset: int) -> list[Any]:
             asked = {**(query or {}), "start": offset, "limit": _PAGE, "orderBy": "id"}
-            return list(_by_index((await self.call(operation, "GET", path, query=asked)).json().get(key)).values())
+            told = (await self.call(operation, "GET", path, query=asked)).json()
+            if not isinstance(told, dict) or key not in told:
+                raise Transient(f"{operation}: an answer without {key}, which does not say that there are none")
+            return list(_by_index(told[key]).values())
 
         return by_offset(page_at, _PAGE)
 

@@ -189,8 +189,8 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
 
     def _judged(self, answer: Answer, operation: str, accept: Collection[int], reads_json: bool) -> Answer:
         if answer.status in accept:
-            if answer.body.lstrip().startswith(b"<"):  # a page of something in between says nothing of the service
-                raise Transient(f"{operation}: {answer.status} with a page instead of an answer")
+            if not (answer.ok or self.errors.is_own(answer)):
+                raise Transient(f"{operation}: {answer.status} by something before the service")
             return answer
         if self.errors.is_error(answer):
             raise self.errors.error_of(answer, operation)

@@ -107,6 +107,7 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
             2020202020: Transient,
             3030303030: Reason.PLAN_LIMIT,
         },
+        marks=frozenset({"error_code"}),
     )
     rates: ClassVar = {"": [Rate(8), Rate(1000, 60)]}
     key_advice = Message("Make an API key in SendPulse (Settings, API), or copy ID and Secret from there.")

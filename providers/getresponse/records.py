@@ -34,6 +34,7 @@ ERRORS: Final = ErrorTable(
     },
     retry_headers=("retry-after", "x-ratelimit-reset"),
     retry_in_body=("context", "timeToReset"),
+    marks=frozenset({"code"}),
 )
 
 

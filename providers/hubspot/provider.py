@@ -85,6 +85,7 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
     errors = ErrorTable(
         codes=lambda body: (body[key] for key in ("subCategory", "category") if body.get(key)) if body else (),
         by_code={"ILS.DUPLICATE_LIST_NAMES": Reason.NAME_TAKEN},
+        marks=frozenset({"correlationId"}),
     )
     rates: ClassVar = {"": [Rate(9)]}  # with a burst of 9 before it, 99 in any 10 seconds
     key_advice = Message(

@@ -89,6 +89,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
     errors = ErrorTable(
         codes=lambda body: [error["code"] for error in body["errors"]],
         by_status={410: AuthFailed},  # this revision has ended: changes are kept until the bridge is newer
+        marks=frozenset({"errors"}),
     )
     # No burst is above the limit of a minute with what may follow it in that minute.
     rates: ClassVar = {"": [Rate(75), Rate(250, 30)], "lists": [Rate(10), Rate(50, 30)]}

@@ -35,6 +35,7 @@ ERRORS: Final = ErrorTable(
         "MJ18": Reason.NAME_TAKEN,
         "internal": Reason.REQUEST_REFUSED,  # has come as 401; the 401 of a wrong key says nothing of the kind
     },
+    marks=frozenset({"ErrorMessage", "StatusCode"}),
 )
 
 

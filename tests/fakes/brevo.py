@@ -48,6 +48,7 @@ class FakeBrevo(FakeEsp):
     job_status: str = "completed"
     refused_domain: str = "refused.test"
     rate_limited: bool = False
+    gateway_404: bool = False  # something before Brevo answers, and knows no path
     folders: dict[int, str] = field(default_factory=dict)
     lists: dict[int, str] = field(default_factory=dict)
     attributes: list[str] = field(default_factory=lambda: ["FIRSTNAME", "LASTNAME", "SMS"])
@@ -111,6 +112,8 @@ class FakeBrevo(FakeEsp):
         async def guarded(request: web.Request) -> web.StreamResponse:
             if request.headers.get("api-key") != KEY:
                 return self.error(401)
+            if self.gateway_404:
+                return web.json_response({"message": "no Route matched with those values"}, status=404)
             if self.rate_limited:
                 return self.error(429)
             try:

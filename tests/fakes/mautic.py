@@ -90,6 +90,7 @@ class FakeMautic(FakeEsp):
     foreign_contacts: frozenset[str] = frozenset()  # addresses of contacts that the user may not edit
     closed_segments: frozenset[int] = frozenset()  # that the user may not see
     unsaid: bool = False  # a batch answers nothing of its last row
+    says_nothing: bool = False  # an object without what was asked for
     api: str = "on"  # or "off", or "unknown": the cache was not cleared
     unique_email: bool = True
     refused_domain: str = "refused.test"
@@ -178,6 +179,8 @@ class FakeMautic(FakeEsp):
                 return self.error(403)
             if request.headers.get("Authorization") not in (basic, f"Bearer {TOKEN}"):
                 return self.error(401)
+            if self.says_nothing and request.method == "GET":
+                return web.json_response({})
             body = await request.read()
             if body and request.headers.get("Content-Type") != "application/json":
                 self.violations.append("a body that Mautic does not read: no Content-Type of JSON")

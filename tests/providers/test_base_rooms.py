@@ -13,6 +13,7 @@ from providers.concurrency import chunks, chunks_within, each, together
 from providers.contact import Contact, Postponed
 from providers.errors import Refused, Transient
 from providers.jobs import Overdue, Polling, UnderWay, follow
+from providers.messages import Message
 from providers.names import joined, name_fields, slug, without, without_emoji
 from providers.pace import Pace, Rate
 from providers.paging import by_cursor, by_offset, by_page, until_empty
@@ -242,10 +243,10 @@ async def test_only_the_fields_that_are_missing_are_made_and_only_once() -> None
     for _ in range(2):
         await fields.get()
     assert made == ["last", "id"]
-    assert (await fields.finding("fields")).text == "fields: there"
+    assert str((await fields.finding(Message("fields"))).text) == "fields: there"
     assert await fields.is_there()
     there.discard("id")
-    assert (await fields.finding("fields")).text == "fields: missing id; made with the first contact"
+    assert str((await fields.finding(Message("fields"))).text) == "fields: missing id; made with the first contact"
     assert not await fields.is_there()
     await fields.get()
     assert made == ["last", "id", "id"]

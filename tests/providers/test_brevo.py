@@ -128,3 +128,18 @@ async def test_an_address_that_brevo_takes_for_none_keeps_nobody_from_being_kept
     await esp.provider.upsert(list_id, people(2))
     await esp.provider.keep_out(list_id, [Contact("bad", esp.refused_address()), *people(2)])
     assert await esp.mailable(list_id) == {}
+
+
+async def test_a_404_of_something_before_brevo_says_nothing_of_contacts_and_lists(esp: BrevoHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    (anna,) = people(1)
+    await esp.provider.upsert(list_id, [anna])
+    await esp.opt_out(anna.address)
+    esp.fake.gateway_404 = True
+    with pytest.raises(Transient):
+        await esp.provider.upsert(list_id, [Contact("0", "new@post.test", old_address=anna.address)])
+    with pytest.raises(Transient):
+        await esp.provider.remove(list_id, [anna])
+    with pytest.raises(Transient):
+        await esp.provider.delete_list(list_id)
+    assert await esp.lists() == {list_id: "Клиенты"}

@@ -84,6 +84,26 @@ def test_what_a_service_said_is_in_the_detail_and_no_address_is() -> None:
     assert error.detail == "upsert: 400 INVALID; a***@p*** is taken"
 
 
+@pytest.mark.parametrize(
+    ("body", "own"),
+    [
+        (b'{"code": "document_not_found"}', True),
+        (b'{"message": "no Route matched with those values"}', False),
+        (b"404 page not found", False),
+        (b"", False),
+        (b"[]", False),
+        (b"<html>", False),
+    ],
+)
+def test_an_error_without_the_services_marks_is_somebody_elses(body: bytes, own: bool) -> None:
+    assert ErrorTable(marks=frozenset({"code"})).is_own(answer(404, body)) is own
+
+
+def test_without_known_marks_only_a_page_is_somebody_elses() -> None:
+    assert ErrorTable().is_own(answer(404))
+    assert not ErrorTable().is_own(answer(404, b" <!DOCTYPE html>"))
+
+
 @pytest.mark.parametrize("body", [None, [], {}, "text", {"a": {"b": {"c": {"d": 1}}}}, [[[["deep"]]]], {"error": True}])
 def test_any_body_can_be_looked_at(body: object) -> None:
     assert len(list(texts_in(body))) <= 1

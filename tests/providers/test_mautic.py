@@ -285,3 +285,15 @@ async def test_the_planfix_id_is_kept_in_a_field_that_is_made_once(esp: MauticHa
         await esp.provider.upsert(list_id, people(3))
     made = [call.body for call in esp.fake.calls if call.path == "/api/fields/contact/new"]
     assert made == [{"label": "Planfix ID", "alias": PLANFIX_ID, "type": "text"}]
+
+
+async def test_an_answer_that_tells_of_no_contacts_does_not_say_that_there_are_none(esp: MauticHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    anna = Contact("1", "anna@post.test")
+    await esp.provider.upsert(list_id, [anna])
+    await esp.opt_out(anna.address)
+    esp.fake.says_nothing = True
+    with pytest.raises(Transient):
+        await esp.provider.upsert(list_id, [anna])
+    with pytest.raises(Transient):
+        await esp.provider.remove(list_id, [anna])

@@ -227,8 +227,8 @@ async def test_a_check_tells_lists_that_sendpulse_holds_and_a_full_plan(esp: Sen
     esp.fake.held_books = {int(held)}
     esp.fake.plan = {"maximum_subscribers": 500, "current_subscribers": 500}
     lists, plan = await esp.provider.check()
-    assert (lists.ok, lists.text) == (False, "SendPulse sends nothing to these lists: Held")
-    assert (plan.ok, plan.text) == (False, "500 subscribers of the 500 that the plan allows")
+    assert (lists.ok, str(lists.text)) == (False, "SendPulse sends nothing to these lists: Held")
+    assert (plan.ok, str(plan.text)) == (False, "500 subscribers of the 500 that the plan allows")
     esp.fake.plan = {}
     assert (await esp.provider.check())[1].ok
 
