@@ -169,10 +169,16 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
             try:
                 told = (await self.call("look_up", "POST", "/emails", json={"emails": some})).json()
             except CallRefused as refused:
-                if refused.code in _NOWHERE:
+                if refused.code not in _NOWHERE:
+                    raise
+                if len(some) == 1:
                     return {}
-                raise
-            return told if isinstance(told, dict) else {}  # nothing at all comes as an empty list
+                # Perhaps for one of them, and the others are known.
+                middle = len(some) // 2
+                return {**await part(some[:middle]), **await part(some[middle:])}
+            if not isinstance(told, dict) and told != []:
+                raise Transient("look_up: an answer of another shape")
+            return told or {}  # nothing at all comes as an empty list
 
         parts = await self.one_by_one(chunks(addresses, AT_ONCE), part)
         return {

@@ -155,9 +155,15 @@ class MailjetProvider(RestProvider[MailjetSettings]):
 
     async def _has_unsubscribed(self, list_id: str, address: str) -> bool | None:
         """Whether somebody unsubscribed from the list; None for who is not on it."""
-        answer = await self.call("find_lists", "GET", "/v3/REST/contact/{}/getcontactslists", address, accept=[404])
-        lists = [] if answer.status == 404 else answer.json()["Data"]
-        return next((yes(one["IsUnsub"]) for one in lists if str(one["ListID"]) == list_id), None)
+        path, query = "/v3/REST/contact/{}/getcontactslists", {"Limit": _PAGE}
+        answer = await self.call("find_lists", "GET", path, address, query=query, accept=[404])
+        if answer.status == 404:
+            return None
+        lists = answer.json()["Data"]
+        mark = next((yes(one["IsUnsub"]) for one in lists if str(one["ListID"]) == list_id), None)
+        if mark is None and int(answer.json().get("Total") or 0) > len(lists):
+            raise Transient("find_lists: not all lists of a contact were told")
+        return mark
 
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         await self._fields.get()

@@ -27,7 +27,11 @@ from providers.sendsay.api import SendsayApi, SendsaySettings
 
 REMOVED_AT_ONCE: Final = 1000
 _PAGE: Final = 1000
-_SAYS_UNKNOWN: Final = re.compile(r"not[_ -]?(found|exist)|no[_ -]such|unknown|absent", re.IGNORECASE)
+_WHO: Final = r"(member|subscriber|contact|email|address)"
+_SAYS_UNKNOWN: Final = re.compile(
+    rf"not[_ -]?(found|exist)|no[_ -]such|(unknown|absent)[_ /-]{_WHO}|{_WHO}\S*[_ /-](is[_ -])?(unknown|absent)",
+    re.IGNORECASE,
+)
 
 
 class SendsayProvider(SendsayApi):
@@ -107,6 +111,8 @@ class SendsayProvider(SendsayApi):
         outcomes: list[Outcome] = []
         for contact, result in zip(contacts, results, strict=True):
             error = self.refused("member.set", result)
+            if not isinstance(result, dict):
+                raise Transient("member.set: an answer of another shape")
             outcomes.append(
                 Rejected(Reason.CONTACT_REFUSED, error.detail) if error else Delivered(contact.address.lower())
             )
@@ -129,8 +135,8 @@ class SendsayProvider(SendsayApi):
         for some in chunks(contacts, max(1, self.settings.contacts_per_call // 2)):  # two actions for each
             stops = [{"action": "stoplist.add", "list": [contact.address]} for contact in some]
             known = [self._member_set(Contact(contact.id, contact.address), None) for contact in some]
-            for result in (await self.batch("stoplist.add", [*stops, *known]))[: len(stops)]:
-                if refused := self.refused("stoplist.add", result):
+            for number, result in enumerate(await self.batch("stoplist.add", [*stops, *known])):
+                if (refused := self.refused("stoplist.add", result)) and number < len(stops):
                     raise refused
 
     async def take_off(self, list_id: str, records: Sequence[Found]) -> None:

@@ -89,8 +89,6 @@ class UniSenderApi(RestProvider[UniSenderSettings], ABC):
             fields += [(f"data[{number}][{column}]", value) for column, value in enumerate(row.values())]
         told = await self.ask("importContacts", [*fields, ("overwrite_lists", "0"), ("overwrite_tags", "0")])
         invalid = int(told.get("invalid") or 0)
-        if not invalid:
-            return [None] * len(rows)
         log = {int(entry["index"]): str(entry.get("message") or entry.get("code")) for entry in told.get("log") or ()}
         unnamed = None if len(log) >= invalid else "UniSender did not import some of these contacts"
         return [log.get(number, unnamed) for number in range(len(rows))]

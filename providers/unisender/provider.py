@@ -19,6 +19,7 @@ from providers.base import (
     Outcome,
     Reason,
     Rejected,
+    Transient,
     redact,
 )
 from providers.concurrency import chunks
@@ -108,8 +109,10 @@ class UniSenderProvider(UniSenderApi):
             if refused.code in (None, "unspecified", "invalid_arg") and _SAYS_UNKNOWN.search(refused.detail):
                 return None
             raise
+        if "lists" not in told or not all(one.get("status") for one in told["lists"] or ()):
+            raise Transient("getContact: a contact without its state on lists: nobody knows whether it left one")
         email = told["email"]
-        states = {str(one["id"]): str(one.get("status") or "") for one in told.get("lists") or ()}
+        states = {str(one["id"]): str(one["status"]) for one in told["lists"] or ()}
         return found(address, email.get("status"), email.get("availability"), states.get(list_id))
 
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:

@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -19,13 +20,15 @@ OUT: Final = {
     "unreachable": BOUNCED,
 }
 UNCONFIRMED: Final = frozenset({"invited", "activation_requested"})
+_GETS_MAIL: Final = frozenset({"active", "new"}) | UNCONFIRMED
 EXPORTED: Final = ("email", "email_status", "email_availability", "email_list_ids", "email_unsubscribed_list_ids")
 
 
 def found(address: str, status: str | None, availability: str | None, list_status: str | None) -> Found:
-    """`raw` is the state on the list, None for who is not on it."""
+    """`raw` is the state on the list, None for who is not on it. A state that nobody documents counts as out."""
     # The person's own word first: a bounce holds for the address alone.
-    how = next((OUT[state] for state in (status, list_status, availability) if state in OUT), None)
+    odd = [state for state in (status, list_status) if state is not None and state not in _GETS_MAIL]
+    how = next((OUT.get(state, "unsubscribed") for state in (*odd, availability) if state in OUT or state in odd), None)
     return Found(address, address, how, list_status is not None, list_status)
 
 
@@ -39,11 +42,18 @@ def record_of(row: Mapping[str, str], list_id: str) -> Found:
 def rows_of(file: bytes, columns: Sequence[str]) -> list[dict[str, str]]:
     """The rows of an exported file, which may be packed. The separator is the one that its header has most of.
 
-    Raises Transient when one of the columns is not there: an opt-out could stand in it.
+    Raises Transient when one of the columns is not there, in the header or in a row, and when the file breaks off: an
+    opt-out could stand in what is missing.
     """
-    text = (gzip.decompress(file) if file.startswith(b"\x1f\x8b") else file).decode("utf-8-sig")
-    separator = max(",;\t", key=text.partition("\n")[0].count)
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, restval="")
-    if missing := set(columns) - set(rows.fieldnames or ()):
+    try:
+        text = (gzip.decompress(file) if file.startswith(b"\x1f\x8b") else file).decode("utf-8-sig")
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        rows = list(reader)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise Transient(f"an export of UniSender that cannot be read: {type(error).__name__}") from error
+    if missing := set(columns) - set(reader.fieldnames or ()):
         raise Transient(f"an export of UniSender without {', '.join(sorted(missing))}")
-    return list(rows)
+    if any(None in row or None in row.values() for row in rows):
+        raise Transient("an export of UniSender with a row that is not whole")
+    return rows

@@ -337,13 +337,13 @@ class FakeMailjet(FakeEsp):
 
     def _get_lists_of(self, request: web.Request) -> web.Response:
         person = self._person_of(request)
-        return told(
-            *(
-                {"ListID": number, "IsUnsub": one.recipients[person.id], "IsActive": True, "SubscribedAt": ""}
-                for number, one in self.lists.items()
-                if person.id in one.recipients
-            )
-        )
+        shown = [
+            {"ListID": number, "IsUnsub": one.recipients[person.id], "IsActive": True, "SubscribedAt": ""}
+            for number, one in self.lists.items()
+            if person.id in one.recipients
+        ]
+        some = shown[: min(int(request.query.get("Limit", 10)), self.page_max)]
+        return web.json_response({"Count": len(some), "Data": some, "Total": len(shown)})
 
     def _get_properties(self, request: web.Request) -> web.Response:
         shown = [

@@ -50,6 +50,7 @@ class FakeSendPulse(FakeEsp):
     parallel_limit: int = 4
     refused_domain: str = "refused.test"
     looks_until_seen: int = 0
+    refuses_unknown: bool = False  # a look at anybody whom no book has is an error
     refuses_additions: bool = False
     books: dict[int, str] = field(default_factory=dict)
     held_books: set[int] = field(default_factory=set)
@@ -216,6 +217,8 @@ class FakeSendPulse(FakeEsp):
                     entry = entries[address]
                     one = {"book_id": number, "status": entry.status, "variables": []}
                     told.setdefault(address, []).append(one)
+        if self.refuses_unknown and len(told) < len(addresses):
+            raise Refusal(422, 502, "Email address not found")
         return web.json_response(told or [])
 
     def _is_seen(self, number: int, address: str) -> bool:

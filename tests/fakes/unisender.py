@@ -62,6 +62,9 @@ class FakeUniSender(FakeEsp):
     export_separator: str = ","
     export_packed: bool = False
     export_without: str = ""
+    export_cut_bytes: int = 0  # what is missing at the end of a file
+    tells_lists: bool = True
+    counts_refused: bool = True  # else the log alone tells who was not imported
     warns_of: str = ""  # an address that is imported with a warning
     refuses_all_for: str = ""  # an address for which an import is refused as a whole
     is_silent: bool = False  # imports tell how many were refused, not who
@@ -191,7 +194,7 @@ class FakeUniSender(FakeEsp):
         person = self._known(form["email"])
         lists = [{"id": number, "status": status, "added_at": ""} for number, status in person.lists.items()]
         email = {"email": person.email, "status": person.status, "availability": person.availability}
-        return {"email": email} | ({"lists": lists} if form.get("include_lists") == "1" else {})
+        return {"email": email} | ({"lists": lists} if form.get("include_lists") == "1" and self.tells_lists else {})
 
     def _import(self, form: Form) -> Any:
         for flag in ("overwrite_lists", "overwrite_tags"):
@@ -231,7 +234,7 @@ class FakeUniSender(FakeEsp):
             "updated": len(rows) - inserted - invalid,
             "deleted": 0,
             "new_emails": 0,
-            "invalid": invalid,
+            "invalid": invalid if self.counts_refused else 0,
             "log": [] if self.is_silent else log,
         }
 
@@ -296,7 +299,8 @@ class FakeUniSender(FakeEsp):
             if list_id in person.lists or person.fields.get("phone_on") == str(list_id):
                 writer.writerow([self._cell(person, column) for column in columns])
         body = file.getvalue().encode()
-        return web.Response(body=gzip.compress(body) if self.export_packed else body, content_type="text/csv")
+        body = gzip.compress(body) if self.export_packed else body
+        return web.Response(body=body[: len(body) - self.export_cut_bytes], content_type="text/csv")
 
     @staticmethod
     def _cell(person: Person, column: str) -> str:

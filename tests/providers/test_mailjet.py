@@ -1,6 +1,7 @@
 """Mailjet: the kit's promises, and what is its own."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
@@ -314,3 +315,19 @@ async def test_a_check_tells_what_will_be_made(esp: MailjetHarness, list_id: str
     await esp.provider.upsert(list_id, people(1))
     assert str((await esp.provider.check())[1].text) == "contact properties: there"
     assert [one.value for one in (await esp.provider.choices())["last_name"]] == ["country", "firstname", "lastname"]
+
+
+async def test_an_opt_out_is_seen_whatever_number_of_lists_somebody_is_on(esp: MailjetHarness, list_id: str) -> None:
+    (anna,) = people(1)
+    others = [await esp.provider.create_list(f"Список {number}") for number in range(12)]
+    for one in [*others, list_id]:
+        await esp.provider.upsert(one, [anna])
+    last = others[-1]
+    await esp.opt_out(anna.address)
+    moved = replace(anna, address="new@post.test", old_address=anna.address)
+    (outcome,) = await esp.provider.upsert(last, [moved])
+    assert isinstance(outcome, OptedOut)
+    esp.fake.page_max = 2
+    with pytest.raises(Transient, match="not all lists"):
+        await esp.provider.upsert(last, [replace(moved, address="newer@post.test")])
+    assert await esp.mailable(last) == {}

@@ -279,3 +279,12 @@ def test_the_mended_description_still_refuses_what_is_wrong(body: bytes) -> None
     if described is None:
         pytest.skip("the description of SendPulse is not here")
     assert described.faults("POST", "/addressbooks/1/emails", {}, {"Content-Type": "application/json"}, body)
+
+
+async def test_one_whom_no_book_has_hides_no_opt_out_of_another() -> None:
+    async with sendpulse(refuses_unknown=True) as esp:
+        list_id = await esp.provider.create_list("Клиенты")
+        await esp.provider.upsert(list_id, people(2))
+        await esp.opt_out(people(2)[1].address)
+        outcomes = await esp.provider.upsert(list_id, people(3))
+        assert [type(outcome) for outcome in outcomes] == [Delivered, OptedOut, Delivered]

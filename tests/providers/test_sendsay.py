@@ -206,6 +206,7 @@ async def test_an_answer_of_status_200_is_judged_by_what_it_says(
     [
         ({"errors": [{"id": "error/auth/failed"}]}, AuthFailed),
         ({"errors": [{"id": "strange"}]}, Refused),
+        ({"errors": [{"id": "error/unknown", "explain": "unknown error"}]}, Refused),
         ({"obj": {"base": {}}}, Transient),
         (None, Transient),
     ],

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from msgspec import convert
@@ -131,6 +132,7 @@ async def test_an_opt_out_of_another_list_is_none_of_this_one(esp: UniSenderHarn
         ("status", "unsubscribed", "unsubscribed"),
         ("status", "blocked", "complained"),
         ("status", "inactive", "disabled"),
+        ("status", "a word of tomorrow", "unsubscribed"),
         ("availability", "spam_folder", "complained"),
         ("availability", "unreachable", BOUNCED),
         ("availability", "mailbox_full", None),
@@ -178,8 +180,16 @@ async def test_an_export_is_read_whatever_its_separator_packed_or_not(separator:
         assert [member.first_name for member in members] == ["Анна", "Анна, ;\t"]
 
 
-@pytest.mark.parametrize("knob", [{"export_ends": "failed"}, {"export_without": "email_unsubscribed_list_ids"}])
-async def test_nobody_is_added_while_opt_outs_cannot_be_read(knob: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "knob",
+    [
+        {"export_ends": "failed"},
+        {"export_without": "email_unsubscribed_list_ids"},
+        {"export_cut_bytes": 6},
+        {"export_cut_bytes": 10, "export_packed": True},
+    ],
+)
+async def test_nobody_is_added_while_opt_outs_cannot_be_read(knob: dict[str, Any]) -> None:
     async with unisender(**knob) as esp:
         list_id = await new_list(esp)
         with pytest.raises(Transient):
@@ -316,3 +326,19 @@ async def test_an_answer_without_a_result_is_tried_again(esp: UniSenderHarness, 
 def test_the_brand_names_the_site(settings: dict[str, str], url: str) -> None:
     provider = UniSenderProvider(convert({"brand": "unisender", **settings, "api_key": Secret("k")}, UniSenderSettings))
     assert provider.settings.base_url == url
+
+
+async def test_nobody_is_added_whose_states_on_lists_are_not_told() -> None:
+    async with unisender(tells_lists=False) as esp:
+        list_id = await esp.provider.create_list("Клиенты")
+        await esp.opt_out("p0@post.test")
+        with pytest.raises(Transient):
+            await esp.provider.upsert(list_id, people(1))
+        assert await esp.mailable(list_id) == {}
+
+
+async def test_who_stands_in_the_log_alone_is_looked_up_too() -> None:
+    async with unisender(counts_refused=False) as esp:
+        list_id = await esp.provider.create_list("Клиенты")
+        outcomes = await esp.provider.upsert(list_id, [*people(2), Contact("9", esp.refused_address())])
+        assert [type(outcome) for outcome in outcomes] == [Delivered, Delivered, Rejected]
