@@ -115,6 +115,8 @@ class Actions:
             return await self._carry_out(mapped, [drop], [])
         except ListClosed:
             return Tally()
+        finally:
+            self._lists.forget(mapped)
 
     async def _import(self, account: Account, request: ImportContacts) -> Outcome:
         now = self._clock.now()
@@ -156,6 +158,7 @@ class Actions:
         try:
             return await self._carry_out(mapped, changes, refusals)
         except ListClosed:
+            self._lists.forget(mapped)
             return Failure("list_deleted")
 
     async def _carry_out(self, mapped: MappedList, changes: Sequence[Change], refusals: Sequence[Refusal]) -> Outcome:
