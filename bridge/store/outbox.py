@@ -1,7 +1,7 @@
 """The outbox: changes that were promised and are not delivered yet."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from sqlalchemy import BigInteger, Integer, bindparam, case, delete, exists, func, select, update
@@ -102,17 +102,18 @@ class Outbox:
         if last_seq is None:
             raise ListClosed
         first_seq = int(last_seq) - len(changes) + 1
-        newest = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        undelivered = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        newest = {contact_id: (change.seq, change) for contact_id, change in undelivered.items()}
         superseded: list[int] = []
         for seq, change in enumerate(changes, first_seq):
             older = newest.get(change.contact_id)
             if older is not None:
-                superseded.append(older.seq)
-            newest[change.contact_id] = replace(coalesce(older, change), seq=seq)
-        rows = [change for change in newest.values() if change.seq >= first_seq]
+                superseded.append(older[0])
+            newest[change.contact_id] = (seq, coalesce(older and older[1], change))
+        rows = [(seq, change) for seq, change in newest.values() if seq >= first_seq]
         for some in chunks(rows, 5000):
-            connection.execute(self._put_rows, [self._row(list_id, change) for change in some])
-        held = [change.seq for change in rows if change.due_at == HELD]
+            connection.execute(self._put_rows, [self._row(list_id, seq, change) for seq, change in some])
+        held = [seq for seq, change in rows if change.due_at == HELD]
         return Stored(first_seq, superseded, held)
 
     async def put_drop(self, connection: Connection, list_id: int, now: float) -> Stored:
@@ -127,15 +128,15 @@ class Outbox:
             raise ListClosed
         gone = await connection.scalars(delete(outbox).where(outbox.c.list_id == list_id).returning(outbox.c.seq))
         superseded = list(gone)
-        drop = Change(DROP_CONTACT_ID, Kind.DROP, seq=int(seq), created_at=now)
-        await connection.execute(outbox.insert(), [self._row(list_id, drop)])
+        drop = Change(DROP_CONTACT_ID, Kind.DROP, created_at=now)
+        await connection.execute(outbox.insert(), [self._row(list_id, int(seq), drop)])
         return Stored(int(seq), superseded)
 
     async def due(self, list_id: int, after_seq: int, limit: int, now: float) -> list[Change]:
         """Up to `limit` changes of a list that are due and come after `after_seq`, in order."""
         values = {"list": list_id, "after": after_seq, "now": now, "limit": limit}
         async with self._database.read() as connection:
-            return [_change(*row) for row in await connection.execute(_DUE, values)]
+            return await connection.run_sync(lambda sync: [_change(*row) for row in sync.execute(_DUE, values)])
 
     async def waiting_between(self, list_id: int, first_seq: int, last_seq: int) -> dict[int, float]:
         """Those changes of a list with these numbers that are not delivered: when each is due, by number."""
@@ -201,11 +202,11 @@ class Outbox:
                 found[row.contact_id] = _change(*row)
         return found
 
-    def _row(self, list_id: int, change: Change) -> dict[str, object]:
+    def _row(self, list_id: int, seq: int, change: Change) -> dict[str, object]:
         return {
             "list_id": list_id,
             "contact_id": change.contact_id,
-            "seq": change.seq,
+            "seq": seq,
             "kind": change.kind.value,
             "address": change.address,
             "fingerprint": self._fingerprints.of(change.address),
