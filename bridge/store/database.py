@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 from alembic import command
@@ -20,7 +20,6 @@ from sqlalchemy.sql.dml import Insert
 
 from bridge.store.sqlite import Sqlite
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
@@ -63,9 +62,7 @@ class Connection(Protocol):
 
     async def scalars(self, statement: Any, parameters: Any = None) -> Any: ...
 
-    async def run_sync(
-        self, function: Callable[Concatenate[SyncConnection, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R: ...
+    async def run_sync(self, function: Callable[..., R], /, *args: Any) -> R: ...
 
 
 class Database:

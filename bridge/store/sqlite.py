@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.engine import Result
 from sqlalchemy.pool import NullPool
 
-P = ParamSpec("P")
 R = TypeVar("R")
 
 READERS = 2
@@ -59,11 +58,9 @@ class SqliteConnection:
         """The first column of every row."""
         return (await self.execute(statement, parameters)).scalars()
 
-    async def run_sync(
-        self, function: Callable[Concatenate[Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
-    ) -> R:
+    async def run_sync(self, function: Callable[..., R], /, *args: Any) -> R:
         """`function` with the connection, in its thread: any number of statements in one trip."""
-        return await self._call(lambda: function(self._connection(), *args, **kwargs))
+        return await self._call(lambda: function(self._connection(), *args))
 
     async def close(self) -> None:
         await self._call(self._close)
