@@ -18,6 +18,7 @@ from bridge.planfix import (
     ImportContacts,
     Request,
     UpdateContact,
+    WireContact,
 )
 from bridge.replies import (
     Failure,
@@ -34,6 +35,9 @@ from providers.base import AuthFailed, Reason, Refused, Transient, Unsupported
 ASYNCHRONOUS_REPLY_S: Final = 1.0
 """How long an answer waits for a provider that works changes off later: long enough to hear that a key is refused.
 Planfix sends one request at a time; waiting out every job would stall its account."""
+
+IN_THREAD_OVER_CONTACTS: Final = 1000
+"""More contacts are worked on in a thread: other requests need not wait for it."""
 
 
 class Actions:
@@ -115,18 +119,17 @@ class Actions:
             return await self._carry_out(mapped, [drop], [])
         except ListClosed:
             return Tally()
+        finally:
+            self._lists.forget(mapped)
 
     async def _import(self, account: Account, request: ImportContacts) -> Outcome:
-        now = self._clock.now()
-        changes = {
-            contact.id: Change(
-                contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now
-            )
-            for contact in request.contacts
-            if contact.problem is None
-        }
-        refusals = [Refusal(contact.id, contact.problem) for contact in request.contacts if contact.problem]
-        return await self._change(account, request.list_id, list(changes.values()), refusals)
+        contacts = request.contacts
+        if len(contacts) > IN_THREAD_OVER_CONTACTS:
+            changes = await asyncio.to_thread(_present, contacts, self._clock.now())
+        else:
+            changes = _present(contacts, self._clock.now())
+        refusals = [Refusal(contact.id, contact.problem) for contact in contacts if contact.problem]
+        return await self._change(account, request.list_id, changes, refusals)
 
     async def _update(self, account: Account, request: UpdateContact) -> Outcome:
         contact = request.contact
@@ -156,6 +159,7 @@ class Actions:
         try:
             return await self._carry_out(mapped, changes, refusals)
         except ListClosed:
+            self._lists.forget(mapped)
             return Failure("list_deleted")
 
     async def _carry_out(self, mapped: MappedList, changes: Sequence[Change], refusals: Sequence[Refusal]) -> Outcome:
@@ -190,3 +194,15 @@ class Actions:
         if ticket.pending and not courier.is_leading:
             await self._elsewhere.refresh(ticket)
         return Failure("auth_failed") if ticket.key_refused else None
+
+
+def _present(contacts: Sequence[WireContact], now: float) -> list[Change]:
+    """A change for each contact that has no problem; the last one of an id counts."""
+    changes = {
+        contact.id: Change(
+            contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now
+        )
+        for contact in contacts
+        if contact.problem is None
+    }
+    return list(changes.values())

@@ -60,6 +60,7 @@ class _Endpoint:
             log.info("bad_request", account=account.name, code=error.code, field=error.field)
             self._bridge.metrics.answered(account.name, envelope.action, "bad_request")
             return bad_request_reply(error, account.language, self._always_200)
+        del body, envelope  # of a large import they are most of its memory, and it may wait for long
         return reply_to(await self._bridge.handle(account, asked), account.language, self._always_200)
 
     @staticmethod

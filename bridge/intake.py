@@ -64,14 +64,27 @@ class Intake:
         return await entry.accepted
 
     async def _commit_all(self) -> None:
+        """Delivery is woken after every second commit, and when nothing waits for one: of requests that come together
+        the first is committed alone, and need not make a call of its own."""
+        stored: list[_Entry] = []
         try:
             while self._entries:
                 entries, self._entries = self._entries, []
-                await self._commit(entries)
+                gathered = bool(stored)
+                stored += await self._commit(entries)
+                if gathered or not self._entries:
+                    self._wake(stored)
+                    stored = []
         finally:
+            self._wake(stored)
             self._committing = None
 
-    async def _commit(self, entries: Sequence[_Entry]) -> None:
+    def _wake(self, stored: Sequence[_Entry]) -> None:
+        for entry in stored:
+            self._on_stored(entry.mapped, len(entry.changes))
+
+    async def _commit(self, entries: Sequence[_Entry]) -> Sequence[_Entry]:
+        """Those that were stored."""
         opened: list[tuple[_Entry, Ticket]] = []
         stored_runs: list[tuple[int, Stored]] = []
         try:
@@ -94,7 +107,7 @@ class Intake:
             _refuse(entries, error)
             if not isinstance(error, Exception):
                 raise
-            return
+            return ()
         for list_id, stored in stored_runs:
             self._tickets.done(list_id, stored.superseded)
             self._tickets.postponed(list_id, stored.held)
@@ -103,7 +116,7 @@ class Intake:
                 self._tickets.close(ticket)
             else:
                 entry.accepted.set_result(ticket)
-            self._on_stored(entry.mapped, len(entry.changes))
+        return [entry for entry, _ in opened]
 
     async def _tell_others(
         self,

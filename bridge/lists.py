@@ -8,7 +8,7 @@ import structlog
 
 from bridge.clock import Clock
 from bridge.config import Account
-from bridge.store import MappedList, Store
+from bridge.store import ListState, MappedList, Store
 from providers.base import Provider, Reason, Refused, Unsupported
 
 SAME_LIST_WITHIN_S: Final = 600.0
@@ -26,6 +26,7 @@ class Lists:
         self._store = store
         self._clock = clock
         self._making: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._open: dict[str, MappedList] = {}
 
     async def create(self, account: Account, provider: Provider[Any], name: str) -> str:
         """The id for Planfix of a list of this name: an unused one made just now by the same wish, or a new one.
@@ -44,9 +45,14 @@ class Lists:
         """The list of an id that Planfix sent, None when the account has none such.
 
         An id that the store does not know is read from its own text: `<provider>:<id there>`.
+
+        An open list is read once. That it is still open is for the transaction to see that stores its changes
+        (ListClosed); `forget` it then.
         """
-        found = await self._store.lists.by_public_id(public_id)
+        found = self._open.get(public_id) or await self._store.lists.by_public_id(public_id)
         if found is not None:
+            if found.state is ListState.OPEN:
+                self._open[public_id] = found
             return found if found.account == account.name else None
         provider_name, colon, provider_list_id = public_id.partition(":")
         if provider_name != account.provider or not colon or not provider_list_id:
@@ -55,6 +61,10 @@ class Lists:
         return await self._store.lists.adopt(
             account.name, public_id, provider_name, provider_list_id, self._clock.now()
         )
+
+    def forget(self, mapped: MappedList) -> None:
+        """The list is not as it was: read it again when it is next asked for."""
+        self._open.pop(str(mapped.public_id), None)
 
     async def _resume(self, account: Account, provider: Provider[Any], name: str) -> str | None:
         """Ends an earlier making of this name that broke off, if there is one."""

@@ -9,6 +9,7 @@ An author of a provider finds here all names that its module needs.
 
 import enum
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -257,14 +258,15 @@ class Provider(ABC, Generic[SettingsT]):
         repeats a contact of the batch shares its outcome.
         """
         outcomes: dict[int, Outcome] = {}
-        remaining = list(range(len(contacts)))
+        remaining = deque(range(len(contacts)))
         while remaining:
             batch: dict[str, int] = {}
             twins: list[tuple[int, int]] = []
             later: list[int] = []
             in_batch: set[str] = set()
             in_later: set[str] = set()
-            for position, index in enumerate(remaining):
+            while remaining and len(batch) < self.limits.batch_size:
+                index = remaining.popleft()
                 contact = contacts[index]
                 key = contact.address.lower() or f"id {contact.provider_contact_id}"
                 addresses = {key, (contact.old_address or key).lower()}
@@ -274,16 +276,13 @@ class Provider(ABC, Generic[SettingsT]):
                 elif in_batch.isdisjoint(addresses) and in_later.isdisjoint(addresses):
                     batch[key] = index
                     in_batch |= addresses
-                    if len(batch) == self.limits.batch_size:
-                        later += remaining[position + 1 :]
-                        break
                 else:
                     later.append(index)
                     in_later |= addresses
             told = await call(list_id, [contacts[index] for index in batch.values()])
             outcomes.update(zip(batch.values(), told, strict=True))
             outcomes.update((index, outcomes[first]) for index, first in twins)
-            remaining = later
+            remaining.extendleft(reversed(later))
         return [outcomes[index] for index in range(len(contacts))]
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import asyncpg
 from alembic import command
@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.dml import Insert
 
 from bridge.store.sqlite import Sqlite
+
+R = TypeVar("R")
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)  # the last two while connecting
@@ -60,7 +62,7 @@ class Connection(Protocol):
 
     async def scalars(self, statement: Any, parameters: Any = None) -> Any: ...
 
-    async def run_sync(self, function: Callable[[SyncConnection], Any]) -> Any: ...
+    async def run_sync(self, function: Callable[..., R], /, *args: Any) -> R: ...
 
 
 class Database:

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from functools import lru_cache
 
 from sqlalchemy import select
 
@@ -16,6 +17,8 @@ class Fingerprints:
 
     def __init__(self, key: bytes) -> None:
         self._key = key
+        # A batch on its way asks for each of its addresses half a dozen times.
+        self.of = lru_cache(maxsize=10_000)(self._of)
 
     @classmethod
     async def of_store(cls, database: Database) -> "Fingerprints":
@@ -26,5 +29,5 @@ class Fingerprints:
             key = await connection.execute(select(meta.c.value).where(meta.c.name == _KEY_NAME))
             return cls(bytes(key.scalar_one()))
 
-    def of(self, address: str) -> bytes:
+    def _of(self, address: str) -> bytes:
         return hashlib.blake2b(address.strip().lower().encode(), digest_size=16, key=self._key).digest()

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import BigInteger, Text, bindparam, delete, exists, func, select, update
+from sqlalchemy import Connection as SyncConnection
 
 from bridge.changes import Change, Kind
 from bridge.store.database import Database
@@ -12,6 +13,23 @@ from bridge.store.lists import ListState
 from bridge.store.outbox import chunks
 from bridge.store.tables import contacts, lists, opt_outs, outbox, problems, removals
 from providers.base import BOUNCED, Delivered, OptedOut, Outcome, Postponed, Reason, Rejected, redact
+
+# Statements of every batch are built once: building one costs more than running it.
+_OF_LIST = bindparam("list", type_=BigInteger)
+_IDS = bindparam("ids", type_=Text, expanding=True)
+_KNOWN = select(contacts.c.contact_id, contacts.c.provider_contact_id, contacts.c.fingerprint).where(
+    contacts.c.list_id == _OF_LIST, contacts.c.contact_id.in_(_IDS)
+)
+_OPTED_OUT = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
+    opt_outs.c.account == bindparam("account"),
+    opt_outs.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
+)
+_DELETE_CONTACTS = delete(contacts).where(contacts.c.list_id == _OF_LIST, contacts.c.contact_id.in_(_IDS))
+_DELETE_PROBLEMS = delete(problems).where(problems.c.list_id == _OF_LIST, problems.c.contact_id.in_(_IDS))
+_HAS_PROBLEMS = select(exists().where(problems.c.list_id == _OF_LIST))
+_DELETE_CHANGES = delete(outbox).where(
+    outbox.c.list_id == _OF_LIST, outbox.c.seq.in_(bindparam("seqs", expanding=True))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +80,23 @@ class Memory:
     def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
         self._database = database
         self._fingerprints = fingerprints
+        self._put_contacts = database.upsert(contacts)
+        self._put_problems = database.upsert(problems)
+        remember = database.insert(opt_outs)
+        # What the person said counts for more than that an address bounced.
+        self._put_opt_outs = remember.on_conflict_do_update(
+            index_elements=["account", "fingerprint"],
+            set_={"how": remember.excluded.how, "seen_at": remember.excluded.seen_at},
+            where=opt_outs.c.how == BOUNCED,
+        )
 
     async def known(self, list_id: int, contact_ids: Sequence[str]) -> dict[str, Known]:
         """Those of the contacts that are in the map."""
         found: dict[str, Known] = {}
         async with self._database.read() as connection:
             for some in chunks(contact_ids):
-                query = select(contacts.c.contact_id, contacts.c.provider_contact_id, contacts.c.fingerprint).where(
-                    contacts.c.list_id == list_id, contacts.c.contact_id.in_(some)
-                )
-                found |= {
-                    r.contact_id: Known(r.provider_contact_id, r.fingerprint) for r in await connection.execute(query)
-                }
+                rows = await connection.execute(_KNOWN, {"list": list_id, "ids": some})
+                found |= {contact_id: Known(its_id, fingerprint) for contact_id, its_id, fingerprint in rows}
         return found
 
     async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
@@ -81,10 +104,8 @@ class Memory:
         found: dict[bytes, OptedOut] = {}
         async with self._database.read() as connection:
             for some in chunks(fingerprints):
-                query = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
-                    opt_outs.c.account == account, opt_outs.c.fingerprint.in_(some)
-                )
-                found |= {row.fingerprint: OptedOut(row.how) for row in await connection.execute(query)}
+                rows = await connection.execute(_OPTED_OUT, {"account": account, "fingerprints": some})
+                found |= {fingerprint: OptedOut(how) for fingerprint, how in rows}
         return found
 
     async def users_of(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, set[tuple[int, str]]]:
@@ -117,34 +138,26 @@ class Memory:
         for item in settled:
             self._sort(rows, account, list_id, item, now)
         async with self._database.write() as connection:
-            if rows.map:
-                await connection.execute(self._database.upsert(contacts), rows.map)
-            for some in chunks(rows.unmapped):
-                await connection.execute(
-                    delete(contacts).where(contacts.c.list_id == list_id, contacts.c.contact_id.in_(some))
-                )
-            if rows.opt_outs:
-                remember = self._database.insert(opt_outs)
-                # What the person said counts for more than that an address bounced.
-                stronger = remember.on_conflict_do_update(
-                    index_elements=["account", "fingerprint"],
-                    set_={"how": remember.excluded.how, "seen_at": remember.excluded.seen_at},
-                    where=opt_outs.c.how == BOUNCED,
-                )
-                await connection.execute(stronger, rows.opt_outs)
-            if await connection.scalar(select(exists().where(problems.c.list_id == list_id))):
-                for some in chunks(rows.done_contacts):
-                    await connection.execute(
-                        delete(problems).where(problems.c.list_id == list_id, problems.c.contact_id.in_(some))
-                    )
-            if rows.problems:
-                await connection.execute(self._database.upsert(problems), rows.problems)
-            for seqs in chunks(rows.done_seqs):
-                await connection.execute(delete(outbox).where(outbox.c.list_id == list_id, outbox.c.seq.in_(seqs)))
-            for seq, due_at in rows.postponed:
-                await connection.execute(
-                    update(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == seq).values(due_at=due_at)
-                )
+            await connection.run_sync(self._write, list_id, rows)
+
+    def _write(self, connection: SyncConnection, list_id: int, rows: _Rows) -> None:
+        if rows.map:
+            connection.execute(self._put_contacts, rows.map)
+        for some in chunks(rows.unmapped):
+            connection.execute(_DELETE_CONTACTS, {"list": list_id, "ids": some})
+        if rows.opt_outs:
+            connection.execute(self._put_opt_outs, rows.opt_outs)
+        if connection.scalar(_HAS_PROBLEMS, {"list": list_id}):
+            for some in chunks(rows.done_contacts):
+                connection.execute(_DELETE_PROBLEMS, {"list": list_id, "ids": some})
+        if rows.problems:
+            connection.execute(self._put_problems, rows.problems)
+        for seqs in chunks(rows.done_seqs):
+            connection.execute(_DELETE_CHANGES, {"list": list_id, "seqs": seqs})
+        for seq, due_at in rows.postponed:
+            connection.execute(
+                update(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == seq).values(due_at=due_at)
+            )
 
     async def forget_list(self, list_id: int, drop_seq: int) -> None:
         """The list is gone at the ESP: so is all that was known of its contacts, except who opted out."""

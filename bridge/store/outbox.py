@@ -1,10 +1,11 @@
 """The outbox: changes that were promised and are not delivered yet."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeVar
 
-from sqlalchemy import RowMapping, case, delete, exists, func, select, update
+from sqlalchemy import BigInteger, Integer, bindparam, case, delete, exists, func, select, update
+from sqlalchemy import Connection as SyncConnection
 
 from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
 from bridge.store.database import Connection, Database
@@ -23,6 +24,37 @@ T = TypeVar("T")
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     return (values[start : start + size] for start in range(0, len(values), size))
+
+
+# Statements of every batch are built once: building one costs more than running it.
+_OF_LIST = bindparam("list", type_=BigInteger)
+_CHANGE = (
+    outbox.c.contact_id,
+    outbox.c.kind,
+    outbox.c.address,
+    outbox.c.first_name,
+    outbox.c.last_name,
+    outbox.c.old_addresses,
+    outbox.c.seq,
+    outbox.c.created_at,
+    outbox.c.due_at,
+)
+_NEXT_NUMBERS = (
+    update(lists)
+    .where(lists.c.id == _OF_LIST, lists.c.state == ListState.OPEN)
+    .values(last_seq=lists.c.last_seq + bindparam("count"), changed_at=bindparam("at"))
+    .returning(lists.c.last_seq)
+)
+_ANY_CHANGE = select(outbox.c.seq).where(outbox.c.list_id == _OF_LIST).limit(1)
+_UNDELIVERED = select(*_CHANGE).where(
+    outbox.c.list_id == _OF_LIST, outbox.c.contact_id.in_(bindparam("ids", expanding=True))
+)
+_DUE = (
+    select(*_CHANGE)
+    .where(outbox.c.list_id == _OF_LIST, outbox.c.seq > bindparam("after"), outbox.c.due_at <= bindparam("now"))
+    .order_by(outbox.c.seq)
+    .limit(bindparam("limit", type_=Integer))
+)
 
 
 class ListClosed(Exception):
@@ -54,33 +86,34 @@ class Outbox:
     def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
         self._database = database
         self._fingerprints = fingerprints
+        self._put_rows = database.upsert(outbox)
 
     async def put(self, connection: Connection, list_id: int, changes: Sequence[Change]) -> Stored:
         """Adds changes, at least one, in order; each replaces an undelivered older one of its contact.
 
         Raises ListClosed.
         """
-        last_seq = await connection.scalar(
-            update(lists)
-            .where(lists.c.id == list_id, lists.c.state == ListState.OPEN)
-            .values(last_seq=lists.c.last_seq + len(changes), changed_at=changes[-1].created_at)
-            .returning(lists.c.last_seq)
+        return await connection.run_sync(self._put, list_id, changes)
+
+    def _put(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> Stored:
+        last_seq = connection.scalar(
+            _NEXT_NUMBERS, {"list": list_id, "count": len(changes), "at": changes[-1].created_at}
         )
         if last_seq is None:
             raise ListClosed
         first_seq = int(last_seq) - len(changes) + 1
-        newest = await self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        undelivered = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        newest = {contact_id: (change.seq, change) for contact_id, change in undelivered.items()}
         superseded: list[int] = []
         for seq, change in enumerate(changes, first_seq):
             older = newest.get(change.contact_id)
             if older is not None:
-                superseded.append(older.seq)
-            newest[change.contact_id] = replace(coalesce(older, change), seq=seq)
-        statement = self._database.upsert(outbox)
-        rows = [change for change in newest.values() if change.seq >= first_seq]
+                superseded.append(older[0])
+            newest[change.contact_id] = (seq, coalesce(older and older[1], change))
+        rows = [(seq, change) for seq, change in newest.values() if seq >= first_seq]
         for some in chunks(rows, 5000):
-            await connection.execute(statement, [self._row(list_id, change) for change in some])
-        held = [change.seq for change in rows if change.due_at == HELD]
+            connection.execute(self._put_rows, [self._row(list_id, seq, change) for seq, change in some])
+        held = [seq for seq, change in rows if change.due_at == HELD]
         return Stored(first_seq, superseded, held)
 
     async def put_drop(self, connection: Connection, list_id: int, now: float) -> Stored:
@@ -95,20 +128,15 @@ class Outbox:
             raise ListClosed
         gone = await connection.scalars(delete(outbox).where(outbox.c.list_id == list_id).returning(outbox.c.seq))
         superseded = list(gone)
-        drop = Change(DROP_CONTACT_ID, Kind.DROP, seq=int(seq), created_at=now)
-        await connection.execute(outbox.insert(), [self._row(list_id, drop)])
+        drop = Change(DROP_CONTACT_ID, Kind.DROP, created_at=now)
+        await connection.execute(outbox.insert(), [self._row(list_id, int(seq), drop)])
         return Stored(int(seq), superseded)
 
     async def due(self, list_id: int, after_seq: int, limit: int, now: float) -> list[Change]:
         """Up to `limit` changes of a list that are due and come after `after_seq`, in order."""
-        query = (
-            select(outbox)
-            .where(outbox.c.list_id == list_id, outbox.c.seq > after_seq, outbox.c.due_at <= now)
-            .order_by(outbox.c.seq)
-            .limit(limit)
-        )
+        values = {"list": list_id, "after": after_seq, "now": now, "limit": limit}
         async with self._database.read() as connection:
-            return [_change(row._mapping) for row in await connection.execute(query)]
+            return await connection.run_sync(lambda sync: [_change(*row) for row in sync.execute(_DUE, values)])
 
     async def waiting_between(self, list_id: int, first_seq: int, last_seq: int) -> dict[int, float]:
         """Those changes of a list with these numbers that are not delivered: when each is due, by number."""
@@ -164,22 +192,21 @@ class Outbox:
                 wanted |= {r.contact_id: r.fingerprint if r.kind == Kind.PRESENT else None for r in rows}
         return wanted
 
-    async def _undelivered(self, connection: Connection, list_id: int, contact_ids: Sequence[str]) -> dict[str, Change]:
+    def _undelivered(self, connection: SyncConnection, list_id: int, contact_ids: Sequence[str]) -> dict[str, Change]:
         """The outbox rows of these contacts. One cheap look spares a first import all the others."""
-        if await connection.scalar(select(outbox.c.seq).where(outbox.c.list_id == list_id).limit(1)) is None:
+        if connection.scalar(_ANY_CHANGE, {"list": list_id}) is None:
             return {}
         found: dict[str, Change] = {}
         for some in chunks(contact_ids):
-            query = select(outbox).where(outbox.c.list_id == list_id, outbox.c.contact_id.in_(some))
-            for row in await connection.execute(query):
-                found[row.contact_id] = _change(row._mapping)
+            for row in connection.execute(_UNDELIVERED, {"list": list_id, "ids": some}):
+                found[row.contact_id] = _change(*row)
         return found
 
-    def _row(self, list_id: int, change: Change) -> dict[str, object]:
+    def _row(self, list_id: int, seq: int, change: Change) -> dict[str, object]:
         return {
             "list_id": list_id,
             "contact_id": change.contact_id,
-            "seq": change.seq,
+            "seq": seq,
             "kind": change.kind.value,
             "address": change.address,
             "fingerprint": self._fingerprints.of(change.address),
@@ -191,16 +218,17 @@ class Outbox:
         }
 
 
-def _change(values: RowMapping) -> Change:
-    old = values["old_addresses"]
-    return Change(
-        contact_id=values["contact_id"],
-        kind=Kind(values["kind"]),
-        address=values["address"],
-        first_name=values["first_name"],
-        last_name=values["last_name"],
-        old_addresses=tuple(old.split("\n")) if old else (),
-        seq=values["seq"],
-        created_at=values["created_at"],
-        due_at=values["due_at"],
-    )
+def _change(
+    contact_id: str,
+    kind: str,
+    address: str,
+    first_name: str | None,
+    last_name: str | None,
+    old_addresses: str,
+    seq: int,
+    created_at: float,
+    due_at: float,
+) -> Change:
+    """The change of a row of _CHANGE."""
+    old = tuple(old_addresses.split("\n")) if old_addresses else ()
+    return Change(contact_id, Kind(kind), address, first_name, last_name, old, seq, created_at, due_at)

@@ -30,6 +30,21 @@ class SqliteConnection:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._opened: Connection | None = None
+        self._begins = False
+
+    def begin(self) -> None:
+        """The next call starts a transaction, in its own trip. One that starts as a reader cannot always become a
+        writer; all of ours write."""
+        self._begins = True
+
+    async def commit(self) -> None:
+        """Returns when all since `begin` is durable."""
+        if not self._begins:
+            await self.run_sync(lambda connection: connection.exec_driver_sql("COMMIT"))
+
+    async def roll_back(self) -> None:
+        """Ends the transaction, behind whatever is still under way in the thread; so also after a cancelled call."""
+        await self._call(self._roll_back)
 
     async def execute(self, statement: Any, parameters: Any = None) -> Result[Any]:
         """The result, its rows read already."""
@@ -43,9 +58,9 @@ class SqliteConnection:
         """The first column of every row."""
         return (await self.execute(statement, parameters)).scalars()
 
-    async def run_sync(self, function: Callable[[Connection], R]) -> R:
-        """`function` with the connection, in its thread."""
-        return await self._call(lambda: function(self._connection()))
+    async def run_sync(self, function: Callable[..., R], /, *args: Any) -> R:
+        """`function` with the connection, in its thread: any number of statements in one trip."""
+        return await self._call(lambda: function(self._connection(), *args))
 
     async def close(self) -> None:
         await self._call(self._close)
@@ -60,12 +75,21 @@ class SqliteConnection:
             self._opened = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
             for pragma in _PRAGMAS:
                 self._opened.exec_driver_sql(f"PRAGMA {pragma}")
+        if self._begins:
+            self._opened.exec_driver_sql("BEGIN IMMEDIATE")
+            self._begins = False
         return self._opened
 
     def _execute(self, statement: Any, parameters: Any) -> Result[Any]:
         result = self._connection().execute(statement, parameters)
         # A result without rows tells how many there were; one with rows is read here, in its thread.
         return result.freeze()() if result.returns_rows else result
+
+    def _roll_back(self) -> None:
+        self._begins = False
+        # A failure may have ended the transaction already.
+        if self._opened is not None and getattr(self._opened.connection.dbapi_connection, "in_transaction", False):
+            self._opened.exec_driver_sql("ROLLBACK")
 
     def _close(self) -> None:
         if self._opened is not None:
@@ -89,14 +113,12 @@ class Sqlite:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[SqliteConnection]:
         async with self._writing:
-            # A transaction that starts as a reader cannot always become a writer; all of ours write.
-            await self._writer.run_sync(lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+            self._writer.begin()
             try:
                 yield self._writer
-                await self._writer.run_sync(lambda connection: connection.exec_driver_sql("COMMIT"))
+                await self._writer.commit()
             except BaseException:
-                # Behind whatever is still under way in the writer's thread, so also after a cancelled call.
-                await asyncio.shield(self._writer.run_sync(_roll_back))
+                await asyncio.shield(self._writer.roll_back())
                 raise
 
     @asynccontextmanager
@@ -111,9 +133,3 @@ class Sqlite:
         for connection in (self._writer, *(self._readers.get_nowait() for _ in range(self._readers.qsize()))):
             await connection.close()
         self._engine.dispose()
-
-
-def _roll_back(connection: Connection) -> None:
-    """Ends the transaction, where a failure has not done so already."""
-    if getattr(connection.connection.dbapi_connection, "in_transaction", False):
-        connection.exec_driver_sql("ROLLBACK")

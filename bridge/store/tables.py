@@ -13,14 +13,28 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.engine import Dialect
 
 metadata = MetaData()
+
+
+class Bytes(LargeBinary):
+    """Both drivers take and give `bytes` as they are; SQLAlchemy's own type copies each value."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> None:
+        return None
+
 
 meta = Table(
     "meta",
     metadata,
     Column("name", Text, primary_key=True),
-    Column("value", LargeBinary, nullable=False),
+    Column("value", Bytes, nullable=False),
 )
 
 lists = Table(
@@ -46,7 +60,7 @@ contacts = Table(
     Column("list_id", ForeignKey("lists.id"), nullable=False),
     Column("contact_id", Text, nullable=False),
     Column("provider_contact_id", Text),
-    Column("fingerprint", LargeBinary, nullable=False),
+    Column("fingerprint", Bytes, nullable=False),
     PrimaryKeyConstraint("list_id", "contact_id"),
     Index("contacts_by_fingerprint", "fingerprint"),
 )
@@ -55,7 +69,7 @@ opt_outs = Table(
     "opt_outs",
     metadata,
     Column("account", Text, nullable=False),
-    Column("fingerprint", LargeBinary, nullable=False),
+    Column("fingerprint", Bytes, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("how", Text, nullable=False),
     PrimaryKeyConstraint("account", "fingerprint"),
@@ -69,7 +83,7 @@ outbox = Table(
     Column("seq", BigInteger, nullable=False),
     Column("kind", Text, nullable=False),
     Column("address", Text, nullable=False),
-    Column("fingerprint", LargeBinary, nullable=False),
+    Column("fingerprint", Bytes, nullable=False),
     Column("first_name", Text),
     Column("last_name", Text),
     Column("old_addresses", Text, nullable=False),  # one a line

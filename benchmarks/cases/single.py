@@ -1,0 +1,115 @@
+"""Single updates: one updateContact a request, as Planfix sends them, over clients, latency of the ESP, and store."""
+
+import math
+from collections.abc import Awaitable, Callable
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.esps import esp
+from benchmarks.load import Planfix
+from benchmarks.machine import bridge
+from benchmarks.results import Case, Curve, Target, median
+
+CLIENTS = (1, 16, 64, 256)
+LATENCIES_S = (0.0, 0.05, 0.2)
+PER_CELL_S = 1.5  # so long a cell should take, at what the ESP lets through
+RUNS_OF_HEADLINE = 3
+BURST = 10_000
+NODE_RED_CPU_MS = 1.0  # measured before, on a machine of two cores: issue of the project
+
+
+async def one(
+    store: str, latency_s: float, clients: int, requests: int, folder: Path
+) -> tuple[float, float, float, float, float]:
+    """Requests a second, CPU ms a request, p50 and p99 in ms, calls a request."""
+    async with esp("mailchimp tag", latency_s) as service:
+        async with bridge(folder, store, {"mailchimp": service.settings}, main="mailchimp") as running:
+            async with Planfix(running.url, clients=clients) as planfix:
+                list_id = await planfix.create_list("Клиенты")
+                warm = list(islice(planfix.updates(list_id, 10_000_000), max(50, clients)))
+                await planfix.burst(warm)
+                bodies = list(islice(planfix.updates(list_id, 1), requests))
+                calls = service.calls
+                async with running.meter() as meter:
+                    latencies = await planfix.burst(bodies)
+                cost = meter.cost
+                return (
+                    requests / cost.wall_s,
+                    cost.cpu_s / requests * 1000,
+                    latencies.p50_ms,
+                    latencies.p99_ms,
+                    (service.calls - calls) / requests,
+                )
+
+
+async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
+    case = Case(
+        "Single updates",
+        "One contact a request to one Mailchimp list (tag mode). Every request is durable before it is answered, and is "
+        "answered when the contact is at Mailchimp. The added latency is the p99 less the median of a single client.",
+        ("store", "ESP ms", "clients", "requests/s", "CPU ms/request", "p50 ms", "p99 ms", "calls/request"),
+    )
+    throughput: dict[str, list[tuple[float, float]]] = {}
+    cpu: dict[str, list[tuple[float, float]]] = {}
+    alone_ms: dict[tuple[str, float], float] = {}
+    for kind in ("SQLite", "PostgreSQL"):
+        for latency_s in LATENCIES_S:
+            for clients in CLIENTS:
+                requests = min(4000, max(40, math.ceil(clients * PER_CELL_S / max(latency_s, 0.002))))
+                headline = (kind, latency_s, clients) == ("SQLite", 0.05, 64)
+                runs = []
+                for _ in range(RUNS_OF_HEADLINE if headline and not quick else 1):
+                    with TemporaryDirectory() as name:
+                        store = f"sqlite:///{name}/bridge.db" if kind == "SQLite" else await new_database()
+                        runs.append(await one(store, latency_s, clients, requests, Path(name)))
+                rps, cpu_ms, p50, p99, calls = (median(values) for values in zip(*runs, strict=True))
+                line = f"{kind}, ESP {latency_s * 1000:.0f} ms"
+                throughput.setdefault(line, []).append((clients, rps))
+                cpu.setdefault(line, []).append((clients, cpu_ms))
+                case.row(
+                    kind,
+                    round(latency_s * 1000),
+                    clients,
+                    round(rps),
+                    round(cpu_ms, 3),
+                    round(p50, 1),
+                    round(p99, 1),
+                    round(calls, 3),
+                )
+                if clients == 1:
+                    alone_ms[kind, latency_s] = p50
+                if headline:
+                    case.targets += [
+                        Target("CPU of a request, ms (64 clients, ESP 50 ms, SQLite)", round(cpu_ms, 3), 0.35),
+                        Target(
+                            "a Node-RED flow's CPU (1 ms) over the bridge's",
+                            round(NODE_RED_CPU_MS / cpu_ms, 2),
+                            3,
+                            at_most=False,
+                        ),
+                        Target("latency added at p99, ms", round(p99 - alone_ms[kind, latency_s], 1), 10),
+                    ]
+    case.curves += [
+        Curve("Requests a second", "clients", "requests/s", throughput),
+        Curve("CPU of a request", "clients", "ms", cpu),
+    ]
+    await _burst(case)
+    return case
+
+
+async def _burst(case: Case) -> None:
+    """A burst of single updates to one list: how many calls they become."""
+    with TemporaryDirectory() as name:
+        async with esp("mailchimp tag", 0.2) as service:
+            store = f"sqlite:///{name}/bridge.db"
+            async with bridge(Path(name), store, {"mailchimp": service.settings}, main="mailchimp") as running:
+                async with Planfix(running.url, clients=BURST) as planfix:
+                    list_id = await planfix.create_list("Клиенты")
+                    bodies = list(islice(planfix.updates(list_id, 1), BURST))
+                    calls = service.calls
+                    await planfix.burst(bodies)
+                    needed = math.ceil(BURST / 500) + 20
+                    case.targets.append(
+                        Target(f"calls for a burst of {BURST:,} single updates", service.calls - calls, needed)
+                    )
