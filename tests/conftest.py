@@ -1,6 +1,5 @@
 """Fixtures that all tests share: both kinds of store, a driven clock, quiet logs."""
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 import structlog
 
 from bridge.store import Store
-from providers import jobs, pace
+from providers.testing.fake import without_waits
 from tests.bench import Bench
 from tests.clock import DrivenClock
 from tests.postbox import install
@@ -29,13 +28,7 @@ def log_lines() -> Iterator[list[MutableMapping[str, Any]]]:
 
 @pytest.fixture(autouse=True)
 def quick_services(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fakes need no time: calls are not paced, and jobs are looked at without a pause."""
-
-    async def at_once(*_: object) -> None:
-        await asyncio.sleep(0)
-
-    monkeypatch.setattr(pace.Pace, "turn", at_once)
-    monkeypatch.setattr(jobs, "pause", at_once)
+    without_waits(monkeypatch)
 
 
 @pytest.fixture(scope="session")

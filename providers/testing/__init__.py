@@ -20,6 +20,7 @@ pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 # ruff: noqa: E402 - the rewriting of asserts must be asked for before the import
 from providers.testing.addresses import AddressPromises
 from providers.testing.contacts import ContactPromises
+from providers.testing.fake import without_waits
 from providers.testing.faults import FaultPromises
 from providers.testing.harness import EspHarness, Fault
 from providers.testing.lists import ListPromises
@@ -29,4 +30,8 @@ __all__ = ["EspHarness", "Fault", "ProviderConformance"]
 
 
 class ProviderConformance(ListPromises, ContactPromises, AddressPromises, OptOutPromises, FaultPromises):
-    """All promises of a provider, each a test."""
+    """All promises of a provider, each a test. `limits` count, `rates` and the pauses of `polling` do not."""
+
+    @pytest.fixture(autouse=True)
+    def quick_service(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        without_waits(monkeypatch)

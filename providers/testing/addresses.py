@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from providers.base import Contact, Delivered
-from providers.testing.base import DOMAIN, Promises, id_of, people, person
+from providers.testing.base import DOMAIN, Promises, id_of, new_list, people, person
 from providers.testing.harness import EspHarness
 
 NEW = f"new.address@{DOMAIN}"
@@ -46,7 +46,7 @@ class AddressPromises(Promises):
         assert names in ([as_before] if esp.provider.capabilities.renames_address else [as_before, ("", "")])
 
     async def test_other_lists_keep_the_person(self, esp: EspHarness, list_id: str, others: list[Contact]) -> None:
-        other_list = await esp.provider.create_list("Другой")
+        other_list = await new_list(esp, "Другой")
         old = person(1)
         await esp.provider.upsert(list_id, [old])
         await esp.provider.upsert(other_list, [old])
@@ -68,7 +68,7 @@ class AddressPromises(Promises):
     async def test_an_address_that_the_account_knows_from_elsewhere(
         self, esp: EspHarness, list_id: str, others: list[Contact]
     ) -> None:
-        other_list = await esp.provider.create_list("Другой")
+        other_list = await new_list(esp, "Другой")
         old, taken = person(1), person(2, address=NEW)
         await esp.provider.upsert(list_id, [old])
         await esp.provider.upsert(other_list, [taken])

@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from providers.base import Delivered, Member, MemberState, Rejected, Unsupported
-from providers.testing.base import DOMAIN, Promises, id_of, people, person, upsert
+from providers.testing.base import DOMAIN, Promises, id_of, new_list, people, person, upsert
 from providers.testing.harness import EspHarness
 
 ODD_NAMES = [
@@ -142,7 +142,7 @@ class ContactPromises(Promises):
     async def test_removal_takes_people_off_this_list_only(
         self, esp: EspHarness, list_id: str, count: int, by_id: bool
     ) -> None:
-        other = await esp.provider.create_list("Другой")
+        other = await new_list(esp, "Другой")
         going, staying = people(count), person(9)
         outcomes = await esp.provider.upsert(list_id, [*going, staying])
         await esp.provider.upsert(other, [*going, staying])

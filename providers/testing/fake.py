@@ -14,9 +14,11 @@ from email.utils import formatdate
 from time import time
 from typing import Any, Protocol, TypeVar
 
+import pytest
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
+from providers import jobs, pace
 from providers.base import Provider
 from providers.testing.harness import EspHarness, Fault
 
@@ -69,6 +71,16 @@ class Hold:
         return await self._released
 
 
+def without_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fakes need no time: calls are not paced, and jobs are looked at without a pause."""
+
+    async def at_once(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(pace.Pace, "turn", at_once)
+    monkeypatch.setattr(jobs, "pause", at_once)
+
+
 @dataclass
 class FakeEsp:
     """A strict fake: subclass it, fill `routes`, `error`. Every call is logged, counted and held against the spec.
@@ -99,7 +111,8 @@ class FakeEsp:
         raise NotImplementedError
 
     def error(self, status: int, headers: dict[str, str] | None = None) -> web.Response:
-        """The service's own body for a general error: 401, 429, 500."""
+        """The service's own answer to a general error: 401, 429, 500. For 429 `headers` hold a `Retry-After`; a service
+        that tells the wait in its own way answers 7 seconds in that way instead."""
         raise NotImplementedError
 
     def fail(self, fault: Fault, times: int = 1, after: int = 0) -> None:

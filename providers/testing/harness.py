@@ -57,7 +57,8 @@ class EspHarness(ABC):
     @abstractmethod
     async def opt_out(self, address: str) -> None:
         """The person clicks "unsubscribe" in a mail, of every list that has them. An address that is on no list is
-        put out as the ESP knows it: unsubscribed from everything, suppressed, banned; made known first where needed."""
+        put out as the ESP knows it: unsubscribed from everything, suppressed, banned; where it knows opt-outs of lists
+        only, on every list that there is. Who is unknown is made known first where needed."""
 
     @abstractmethod
     async def make_list(self, name: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from providers.base import Contact, Delivered, OptedOut, Outcome, Unsupported
 from providers.testing.addresses import NEW, moved
-from providers.testing.base import BridgeSide, Promises, id_of, people, person
+from providers.testing.base import BridgeSide, Promises, id_of, new_list, people, person
 from providers.testing.harness import EspHarness
 
 
@@ -108,7 +108,7 @@ class OptOutPromises(Promises):
         self, esp: EspHarness, bridge: BridgeSide, list_id: str, others: list[Contact]
     ) -> None:
         old, taken = person(1), person(2, address=NEW)
-        other_list = await esp.provider.create_list("Другой")
+        other_list = await new_list(esp, "Другой")
         await bridge.upsert(list_id, [old])
         await bridge.upsert(other_list, [taken])
         await esp.opt_out(old.address)

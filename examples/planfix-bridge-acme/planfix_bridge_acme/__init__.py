@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Final
 
+from anyascii import anyascii
 from msgspec import Meta
 
 from providers.answers import CallRefused, ErrorTable
@@ -50,6 +51,7 @@ class AcmeProvider(RestProvider[AcmeSettings]):
     limits = Limits(batch_size=BATCH_SIZE, parallel_calls=4, list_name_chars=80, name_chars=60)
     default_base_url = "https://api.acme.example/v1"
     errors = ErrorTable(
+        marks=frozenset({"error"}),
         codes=lambda body: [body["error"]["code"]],
         by_code={"name_taken": Reason.NAME_TAKEN, "plan_full": Reason.PLAN_LIMIT, "busy": Transient},
     )
@@ -59,6 +61,9 @@ class AcmeProvider(RestProvider[AcmeSettings]):
         return HeaderAuth(self.settings.token, prefix="Bearer ")
 
     # Lists
+
+    def list_name(self, name: str, number: int = 1) -> str:
+        return super().list_name(anyascii(name), number)  # Acme Mail takes names in ASCII only
 
     async def lists(self) -> AsyncIterator[tuple[str, str]]:
         async for one in self._pages("lists", "/lists"):

@@ -77,7 +77,7 @@ class FakeAcme(FakeEsp):
 
     async def post_list(self, request: web.Request) -> web.Response:
         name = (await request.json())["name"]
-        if not 0 < len(name) <= 80:
+        if not 0 < len(name) <= 80 or not name.isascii():
             return error(400, "bad_name")
         if name in self.lists.values():
             return error(409, "name_taken")
