@@ -193,7 +193,8 @@ class Provider(ABC, Generic[SettingsT]):
         return {}
 
     def list_name(self, name: str, number: int = 1) -> str:
-        """`name` as the ESP can hold it; from the second on with its number: "Clients (2)"."""
+        """`name` as the ESP can hold it; from the second on with its number: "Clients (2)". Where the ESP takes fewer
+        characters than Planfix, a subclass replaces them first. What comes out is a name that stays as it is."""
         suffix = f" ({number})" if number > 1 else ""
         return name[: self.limits.list_name_chars - len(suffix)].rstrip() + suffix
 
@@ -221,8 +222,9 @@ class Provider(ABC, Generic[SettingsT]):
         """`remove` for at most `limits.batch_size` contacts, no address twice (case aside)."""
 
     async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
-        """Makes the ESP send these people nothing, whoever adds them later; who is unknown there is made known as
-        opted out. Safe to repeat. Raises Unsupported where `capabilities.takes_opt_outs` is False.
+        """Makes the ESP send these people nothing, or nothing to this list where it knows opt-outs of lists only,
+        whoever adds them later; who is unknown there is made known as opted out. Safe to repeat. Raises Unsupported
+        where `capabilities.takes_opt_outs` is False.
         """
         raise Unsupported(f"{self.title} takes no opt-outs from outside; the bridge's own memory keeps them")
 

@@ -12,7 +12,8 @@ _EMOJI = re.compile(r"[\U00010000-\U0010ffff\u2600-\u27bf\u2b00-\u2bff\ufe0f\u20
 
 
 def joined(first_name: str | None, last_name: str | None, max_chars: int | None = None) -> str:
-    """Both names in one text, cut to `max_chars`; empty where neither is known."""
+    """Both names in one text, cut to `max_chars`; empty where neither is known. A caller whose
+    contact has None for both sends no name at all: the ESP's own is left alone."""
     return " ".join(part for part in (first_name, last_name) if part)[:max_chars].strip()
 
 
