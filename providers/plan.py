@@ -5,10 +5,11 @@ so that nobody who opted out comes back under a changed address, is decided here
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from re import Pattern, fullmatch
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from providers.answers import CallRefused
 from providers.base import (
@@ -60,6 +61,10 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Opt-outs of earlier addresses first, then changes of address, then everybody, then what is left behind."""
         self.require_list(list_id)
+        with _perhaps_for_one_of(contacts):
+            return await self._upsert_batch(list_id, contacts)
+
+    async def _upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         earlier = {i: former for i, contact in enumerate(contacts) if (former := former_contacts(contact))}
         for index, former in earlier.items():
@@ -132,6 +137,10 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         """Looks everybody up, for their ids and for opt-outs that would not be told again, then takes them off."""
         if not self.is_list(list_id):
             return [Delivered()] * len(contacts)
+        with _perhaps_for_one_of(contacts):
+            return await self._remove_batch(list_id, contacts)
+
+    async def _remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         waiting = [self.under_way.waiting(list_id, [contact.known_by]) for contact in contacts]
         asked = [contact for contact, waits in zip(contacts, waiting, strict=True) if waits is None]
         found = await self.look_up_leaving(list_id, asked) if asked else []
@@ -194,6 +203,21 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             raise Refused(Reason.LIST_GONE, f"no id of a list at {self.title}")
 
 
+_OF_A_CONTACT: Final = frozenset({Reason.REQUEST_REFUSED, Reason.CONTACT_REFUSED, Reason.INVALID_ADDRESS})
+
+
+@contextmanager
+def _perhaps_for_one_of(contacts: Sequence[Contact]) -> Iterator[None]:
+    """A call that is refused, be it a look-up, may be refused for one address that the service does not take. So the
+    others are not refused with it: ContactRefused lets the bridge find the one by halves."""
+    try:
+        yield
+    except CallRefused as refused:
+        if len(contacts) == 1 or refused.reason not in _OF_A_CONTACT:
+            raise
+        raise ContactRefused(detail=refused.detail) from refused
+
+
 def former_contacts(contact: Contact) -> list[Contact]:
     """The contact under each address that it had before: by `old_address`, and by an id that is old."""
     former = []
@@ -217,7 +241,10 @@ async def for_the_rest(
 
 def told_by_report(contacts: Sequence[Contact], refused: Collection[str], detail: str) -> list[Outcome]:
     """The outcomes of a bulk call that went well for all but these addresses, which are in small letters. The address
-    is the id."""
+    is the id. Raises ContactRefused when a refused address is none of theirs: then one of them is refused and unknown.
+    """
+    if set(refused) - {contact.address.lower() for contact in contacts}:
+        raise ContactRefused(detail=detail)
     return [
         Rejected(Reason.INVALID_ADDRESS, detail)
         if contact.address.lower() in refused

@@ -196,6 +196,8 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
                 # Perhaps for one of the rows, so the same again could end so for ever.
                 raise ContactRefused(detail=f"an import ended as {job['status']}")
         failed = {address.lower() for address in job.get("failure") or ()}
+        if failed - {contact.address.lower() for contact in contacts}:
+            raise ContactRefused(detail="an import left out somebody who cannot be told")
         taken = {i: Delivered(a) for i, c in enumerate(contacts) if (a := c.address.lower()) not in failed}
 
         async def alone(some: Sequence[Contact]) -> list[Outcome]:

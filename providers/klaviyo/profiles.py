@@ -1,9 +1,10 @@
 """Profiles as Klaviyo writes them in JSON:API, and what they say of opt-outs."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
-from providers.base import BOUNCED, Contact, Delivered, OptedOut, Outcome
+from providers.base import BOUNCED, Contact, Delivered, OptedOut, Outcome, Transient
 from providers.http import json_body
 from providers.names import name_fields
 from providers.plan import Found
@@ -28,10 +29,17 @@ def weight_bytes(contact: Contact) -> int:
     return len(json_body(profile_of(contact))) + 1
 
 
+def record_of(profile: Mapping[str, Any]) -> Found:
+    """A profile of which nobody asked whether it may be mailed."""
+    return Found(profile["id"], profile["attributes"].get("email") or "")
+
+
 def found_in(list_id: str, profile: Mapping[str, Any]) -> Found:
-    """A profile as Klaviyo told it. It is kept out by what holds for all mail and by what holds for this list; without
-    its subscriptions nothing is known of that."""
+    """A profile that was asked for with its subscriptions. It is kept out by what holds for all mail and by what holds
+    for this list. Raises Transient when the subscriptions, which may be null, are not told."""
     told = profile["attributes"]
+    if "subscriptions" not in told:
+        raise Transient("a profile without its subscriptions: nobody knows whether it may be mailed")
     marketing = ((told.get("subscriptions") or {}).get("email") or {}).get("marketing") or {}
     reasons = {one["reason"] for one in marketing.get("suppression") or ()}
     reasons |= {one["reason"] for one in marketing.get("list_suppressions") or () if one["list_id"] == list_id}
@@ -40,7 +48,7 @@ def found_in(list_id: str, profile: Mapping[str, Any]) -> Found:
     if not reasons and marketing.get("can_receive_email_marketing") is False:
         reasons.add("unknown")
     how = BOUNCED if reasons <= _OF_ADDRESS else "complained" if "SPAM_COMPLAINT" in reasons else "unsubscribed"
-    return Found(profile["id"], told.get("email") or "", how if reasons else None)
+    return replace(record_of(profile), opted_out=how if reasons else None)
 
 
 def outcome_of(contact: Contact, record: Found) -> Outcome:

@@ -1,7 +1,7 @@
 """Klaviyo (JSON:API, by revision): a Planfix list is a list. Quirks: docs/providers/klaviyo.md."""
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, ClassVar, Final
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,7 +31,7 @@ from providers.base import (
 from providers.concurrency import chunks, chunks_within
 from providers.http import Auth, HeaderAuth, Query, chunks_in_query, json_body
 from providers.jobs import Polling, follow
-from providers.klaviyo.profiles import PLANFIX_ID, data_of, found_in, outcome_of, profile_of, weight_bytes
+from providers.klaviyo.profiles import PLANFIX_ID, data_of, found_in, outcome_of, profile_of, record_of, weight_bytes
 from providers.pace import Rate
 from providers.paging import by_cursor
 from providers.plan import Found, without_refused_rows
@@ -126,20 +126,22 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
     # The steps of an upsert and a removal
 
     async def look_up(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
-        return await self._look_up(list_id, contacts, _SUBSCRIPTIONS)
+        return await self._look_up(contacts, _SUBSCRIPTIONS, lambda profile: found_in(list_id, profile))
 
     async def look_up_leaving(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
-        return await self._look_up(list_id, contacts, {})  # who leaves a list stays suppressed
+        return await self._look_up(contacts, {}, record_of)  # who leaves a list stays suppressed
 
-    async def _look_up(self, list_id: str, contacts: Sequence[Contact], also: Query) -> list[Found | None]:
+    async def _look_up(
+        self, contacts: Sequence[Contact], also: Query, read: Callable[[Any], Found]
+    ) -> list[Found | None]:
         # Whether Klaviyo's filter minds the case is not documented: it is asked for both.
         asked = dict.fromkeys(form for c in contacts for form in (c.known_by.lower(), c.known_by))
         found: dict[str, Found] = {}
 
         async def some(addresses: Sequence[str]) -> None:
-            query: Query = {"filter": f"any(email,{json_body(addresses).decode()})", "page[size]": _PAGE, **also}
-            for profile in (await self.call("find", "GET", "/profiles", query=query)).json()["data"]:
-                record = found_in(list_id, profile)
+            query: Query = {"filter": f"any(email,{json_body(addresses).decode()})", **also}
+            async for profile in self._pages("find", "/profiles", query=query):
+                record = read(profile)
                 found[record.address.lower()] = record
 
         await self.one_by_one(chunks_in_query(asked, LOOKED_UP_AT_ONCE), some)
@@ -193,6 +195,11 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
                 raise
             return await without_refused_rows(refused, _ROW, contacts, lambda others: self._import(list_id, others))
         failed = int(job["attributes"].get("failed_count") or 0)
+        done = job["attributes"].get("completed_count")
+        if done is not None and int(done) + failed < len(contacts):
+            raise ContactRefused(
+                detail=f"an import of {len(contacts)} profiles that did {done} and failed for {failed}"
+            )
         named = await self._failed(job["id"]) if failed else {}
         wrong = {i: named[a] for i, contact in enumerate(contacts) if (a := contact.address.lower()) in named}
         if len(wrong) < failed:

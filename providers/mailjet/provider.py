@@ -194,7 +194,7 @@ class MailjetProvider(RestProvider[MailjetSettings]):
             return set()
         await self.require_fault_of_contact(list_id, failure, self._fields)
         report = await self.call("import_report", "GET", _REPORT, number, accept=[404], reads_json=False)
-        named = addresses_in(report) & {contact.address.lower() for contact in contacts}
+        named = addresses_in(report)
         if not (named and did_something(job)):
             raise failure
         return named

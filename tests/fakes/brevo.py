@@ -48,6 +48,7 @@ class FakeBrevo(FakeEsp):
     job_status: str = "completed"
     refused_domain: str = "refused.test"
     rate_limited: bool = False
+    report_writes: dict[str, str] = field(default_factory=dict)  # how reports write some addresses
     gateway_404: bool = False  # something before Brevo answers, and knows no path
     folders: dict[int, str] = field(default_factory=dict)
     lists: dict[int, str] = field(default_factory=dict)
@@ -296,7 +297,7 @@ class FakeBrevo(FakeEsp):
         return web.json_response({"id": number, "status": self.job_status, "info": {"import": report}})
 
     async def _get_file(self, request: web.Request) -> web.Response:
-        bad = self._jobs[int(request.match_info["number"])][2]
+        bad = [self.report_writes.get(one, one) for one in self._jobs[int(request.match_info["number"])][2]]
         return web.Response(text="email;reason\n" + "".join(f"{address};invalid\n" for address in bad))
 
 

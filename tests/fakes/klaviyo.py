@@ -80,6 +80,8 @@ class FakeKlaviyo(FakeEsp):
 
     parallel_limit: int = 8
     job_looks: int = 1
+    lost_rows: int = 0  # of an import, which neither went well nor failed
+    tells_subscriptions: bool = True
     job_status: str = "complete"
     strict_imports: bool = False
     unnamed_failures: bool = False  # the errors of an import say nothing of the rows
@@ -232,9 +234,9 @@ class FakeKlaviyo(FakeEsp):
 
     # Profiles
 
-    @staticmethod
-    def _shown_as(request: web.Request) -> Callable[[Person], dict[str, Any]]:
-        subscriptions = request.query.get("additional-fields[profile]") == "subscriptions"
+    def _shown_as(self, request: web.Request) -> Callable[[Person], dict[str, Any]]:
+        asked = request.query.get("additional-fields[profile]") == "subscriptions"
+        subscriptions = asked and self.tells_subscriptions
         return lambda person: person.shown(subscriptions=subscriptions)
 
     def _get_members(self, request: web.Request, data: Any) -> web.Response:
@@ -249,6 +251,8 @@ class FakeKlaviyo(FakeEsp):
             if match is None:
                 raise Refusal(400, "invalid", "filter")
             asked = json.loads(match[1])
+            if not all(self._takes(address) for address in asked):
+                raise Refusal(400, "invalid", "filter")
             if not 0 < len(asked) <= 100 or len(request.raw_path) > 8000:
                 raise Refusal(400, "invalid", "filter")
             people = [self.people[address] for address in asked if address in self.people]
@@ -289,9 +293,11 @@ class FakeKlaviyo(FakeEsp):
 
     # Jobs
 
-    def _started(self, kind: str, work: Callable[[], None], errors: Iterable[Any] = ()) -> web.Response:
+    def _started(
+        self, kind: str, work: Callable[[], None], errors: Iterable[Any] = (), rows: int | None = None
+    ) -> web.Response:
         job_id = f"01GS{next(self._numbers)}"
-        self._jobs[job_id] = [self.job_looks, work, list(errors)]
+        self._jobs[job_id] = [self.job_looks, work, list(errors), rows]
         return self._told({"type": kind, "id": job_id, "attributes": {"status": "queued"}}, status=202)
 
     def _post_import(self, request: web.Request, data: Any) -> web.Response:
@@ -315,7 +321,7 @@ class FakeKlaviyo(FakeEsp):
                     person.lists.update(list_ids)
 
         errors = [None if self.unnamed_failures else {"email": rows[index]["email"]} for index in bad]
-        return self._started("profile-bulk-import-job", work, errors)
+        return self._started("profile-bulk-import-job", work, errors, len(rows))
 
     def _post_suppression(self, request: web.Request, data: Any) -> web.Response:
         rows = data["attributes"]["profiles"]["data"]
@@ -341,6 +347,8 @@ class FakeKlaviyo(FakeEsp):
         if job[0] == 0 and self.job_status == "complete":
             job[1]()
         told = {"status": self.job_status if job[0] <= 0 else "processing", "failed_count": len(job[2])}
+        if job[3] is not None:
+            told |= {"total_count": job[3], "completed_count": job[3] - len(job[2]) - self.lost_rows}
         return self._told({"type": request.path.split("/")[2][:-1], "id": job_id, "attributes": told})
 
     def _get_errors(self, request: web.Request, data: Any) -> web.Response:

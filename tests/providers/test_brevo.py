@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from providers.base import Contact, Delivered, Reason, Refused, Rejected, Transient
+from providers.base import Contact, ContactRefused, Delivered, Reason, Refused, Rejected, Transient
 from providers.brevo import PLANFIX_ID, SINGLE_UP_TO
 from providers.testing import ProviderConformance
 from tests.fakes.brevo import BrevoHarness, brevo
@@ -143,3 +143,11 @@ async def test_a_404_of_something_before_brevo_says_nothing_of_contacts_and_list
     with pytest.raises(Transient):
         await esp.provider.delete_list(list_id)
     assert await esp.lists() == {list_id: "Клиенты"}
+
+
+async def test_a_report_that_names_somebody_in_other_words_has_delivered_nobody(esp: BrevoHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    odd = Contact("odd", esp.refused_address())
+    esp.fake.report_writes = {odd.address: "anna@xn--refused.test"}
+    with pytest.raises(ContactRefused):
+        await esp.provider.upsert(list_id, [*people(SINGLE_UP_TO), odd])

@@ -285,3 +285,30 @@ async def test_changes_wait_when_the_revision_has_ended(esp: KlaviyoHarness, lis
     esp.fake.revision_ended = True
     with pytest.raises(AuthFailed, match="410"):
         await esp.provider.upsert(list_id, people(1))
+
+
+async def test_an_earlier_address_that_klaviyo_takes_for_none_stops_nobody_else(
+    esp: KlaviyoHarness, list_id: str
+) -> None:
+    await esp.provider.upsert(list_id, people(1))
+    odd = Contact("9", "p9@post.test", old_address=bad(esp, 1)[0].address)
+    with pytest.raises(ContactRefused):
+        await esp.provider.upsert(list_id, [moved(0), odd])
+    with pytest.raises(ContactRefused):
+        await esp.provider.remove(list_id, [*people(1), *bad(esp, 1)])
+    assert isinstance((await esp.provider.upsert(list_id, [moved(0)]))[0], Delivered)
+
+
+async def test_nobody_is_moved_whose_subscriptions_are_not_told(esp: KlaviyoHarness, list_id: str) -> None:
+    await esp.provider.upsert(list_id, people(1))
+    await esp.opt_out("p0@post.test")
+    esp.fake.tells_subscriptions = False
+    with pytest.raises(Transient, match="subscriptions"):
+        await esp.provider.upsert(list_id, [moved(0)])
+    assert await esp.mailable(list_id) == {}
+
+
+async def test_an_import_whose_counts_do_not_add_up_has_delivered_nobody(esp: KlaviyoHarness, list_id: str) -> None:
+    esp.fake.lost_rows = 1
+    with pytest.raises(ContactRefused, match=f"an import of {MANY} profiles"):
+        await esp.provider.upsert(list_id, people(MANY))
