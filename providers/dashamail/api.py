@@ -78,7 +78,8 @@ class DashaMailApi(RestProvider[DashaMailSettings], ABC):
         return FormAuth("api_key", self.settings.api_key)
 
     async def ask(self, method: str, fields: Mapping[str, object] = _NOTHING, accept: Collection[int] = ()) -> Any:
-        """The data of one method; None where the answer is one of the codes in `accept`."""
+        """The data of one method, an empty object where there are none; None where the answer is one of the codes in
+        `accept`."""
         form = [(name, str(value)) for name, value in fields.items()]
         try:
             answer = await self.call(method, "POST", "/", query={"method": method}, form=form)
@@ -90,14 +91,22 @@ class DashaMailApi(RestProvider[DashaMailSettings], ABC):
         response = told.get("response") if isinstance(told, dict) else None
         if not isinstance(response, dict) or "msg" not in response:
             raise Transient(f"{method}: an answer of another shape")
-        return response.get("data") or {}
+        data = response.get("data")
+        return {} if data is None else data
+
+    async def some_rows(self, method: str, fields: Mapping[str, object]) -> list[dict[str, Any]]:
+        """The rows that one call tells. Raises Transient for a success that tells of no rows: that there are none is
+        said by a code."""
+        told = await self.ask(method, fields, (NO_DATA, NO_BASE, NO_MEMBER))
+        if told is not None and not isinstance(told, list):
+            raise Transient(f"{method}: an answer without rows")
+        return told or []
 
     async def rows(self, method: str, list_id: str) -> AsyncIterator[dict[str, Any]]:
         """All rows of a listing of one base; none of a base that is gone."""
 
         async def page_at(start: int) -> list[dict[str, Any]]:
-            fields = {"list_id": list_id, "start": start, "limit": _PAGE}
-            return list(await self.ask(method, fields, (NO_DATA, NO_BASE)) or ())
+            return await self.some_rows(method, {"list_id": list_id, "start": start, "limit": _PAGE})
 
         async for row in until_empty(page_at):
             yield row

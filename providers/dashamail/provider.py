@@ -145,9 +145,8 @@ class DashaMailProvider(DashaMailApi):
         return [there.get(contact.known_by) for contact in contacts]
 
     async def _member(self, list_id: str, address: str) -> Found | None:
-        fields = {"list_id": list_id, "email": address}
-        told = await self.ask("lists.get_members", fields, (NO_DATA, NO_BASE, NO_MEMBER))
-        records = [_record(row) for row in told or ()]
+        rows = await self.some_rows("lists.get_members", {"list_id": list_id, "email": address})
+        records = [_record(row) for row in rows]
         return next((record for record in records if record.id == address), None)
 
     async def put(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
@@ -192,7 +191,7 @@ class DashaMailProvider(DashaMailApi):
         rows = [",".join([c.address, c.first_name or "", c.last_name or "", c.id]) + ";" for c in contacts]
         fields = {"list_id": list_id, "batch": "".join(rows), "update": 1, "no_check": 1}
         told = await self.ask("lists.add_member_batch", fields, (BAD_ADDRESS,))
-        if told is not None and _count(told.get("member_ids")) >= len(contacts):
+        if told and _count(told.get("member_ids")) >= len(contacts):
             return [Delivered(contact.address) for contact in contacts]
         middle = len(contacts) // 2
         return [
@@ -221,9 +220,14 @@ class DashaMailProvider(DashaMailApi):
                 return
             holding = await self._holding.get()
             fields = {"list_id": holding, "email": address, "update": 1}
-            if (
-                await self.ask("lists.add_member", fields, (BAD_ADDRESS,)) is None
-            ):  # no address, so nobody can write to it
+            try:
+                added = await self.ask("lists.add_member", fields, (BAD_ADDRESS,))
+            except CallRefused as refused:
+                if refused.code != NO_BASE:
+                    raise
+                self._holding.forget()
+                raise Transient("the base of opt-outs is gone; it is made again before the next try") from refused
+            if added is None:  # no address, so nobody can write to it
                 return
             await self._unsubscribe(holding, address)
             member = await self._member(holding, address)

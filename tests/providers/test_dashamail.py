@@ -314,3 +314,26 @@ async def test_an_account_without_bases_has_a_good_key(esp: DashaMailHarness) ->
     (finding,) = await esp.provider.check()
     assert finding.ok
     assert "0 lists" in str(finding.text)
+
+
+@pytest.mark.parametrize("data", [None, {}, "rows"])
+@pytest.mark.parametrize("count", [1, SINGLE_UP_TO + 1])
+async def test_a_success_that_tells_of_no_members_does_not_say_that_there_are_none(
+    esp: DashaMailHarness, data: Any, count: int
+) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    esp.fake.always = {"response": {"msg": {"err_code": 0, "text": "OK"}, "data": data}}
+    moved = [Contact(str(n), f"new{n}@post.test", old_address=f"p{n}@post.test") for n in range(count)]
+    with pytest.raises(Transient, match="without rows"):
+        await esp.provider.upsert(list_id, moved)
+
+
+async def test_the_base_of_opt_outs_is_made_again_when_it_is_gone(esp: DashaMailHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    strangers = [Contact(str(n), f"p{n}@post.test") for n in range(2)]
+    await esp.provider.keep_out(list_id, strangers[:1])
+    del esp.fake.bases[next(number for number, base in esp.fake.bases.items() if base.name == HOLDING)]
+    with pytest.raises(Transient):
+        await esp.provider.keep_out(list_id, strangers[1:])
+    await esp.provider.keep_out(list_id, strangers[1:])
+    assert await esp.mailable(list_id) == {}
