@@ -82,8 +82,7 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
     headers: ClassVar = {"Content-Type": "application/json"}  # wanted of every request, also of one without a body
     # There are no codes; of a 422 the names of the fields that were wrong.
     errors = ErrorTable(codes=lambda body: body["errors"])
-    # No burst is above the limit of a minute with what may follow it in that minute.
-    rates: ClassVar = {"": [Rate(20, 12)], "imports": [Rate(1, 15)]}
+    rates: ClassVar = {"": [Rate(120, 60)], "imports": [Rate(5, 60)]}
     key_advice = Message(
         "Make a token in MailerLite (Integrations, MailerLite API). A token ends with the user who made it. A token of"
         " MailerLite Classic is another: it does not fit here."

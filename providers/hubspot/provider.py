@@ -87,7 +87,7 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
         by_code={"ILS.DUPLICATE_LIST_NAMES": Reason.NAME_TAKEN},
         marks=frozenset({"correlationId"}),
     )
-    rates: ClassVar = {"": [Rate(9)]}  # with a burst of 9 before it, 99 in any 10 seconds
+    rates: ClassVar = {"": [Rate(95, 10)]}  # of 100: other apps may call too
     key_advice = Message(
         "Make a private app in HubSpot (Settings, Integrations, Private Apps) with the scopes crm.lists.read,"
         " crm.lists.write, crm.objects.contacts.read, crm.objects.contacts.write, crm.schemas.contacts.read,"

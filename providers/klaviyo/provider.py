@@ -91,8 +91,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
         by_status={410: AuthFailed},  # this revision has ended: changes are kept until the bridge is newer
         marks=frozenset({"errors"}),
     )
-    # No burst is above the limit of a minute with what may follow it in that minute.
-    rates: ClassVar = {"": [Rate(75), Rate(250, 30)], "lists": [Rate(10), Rate(50, 30)]}
+    rates: ClassVar = {"": [Rate(75), Rate(700, 60)], "lists": [Rate(10), Rate(150, 60)]}
     key_advice = Message(
         "Make a private API key in Klaviyo (Settings, API keys) with full access to lists and profiles and to"
         " subscriptions. If Klaviyo says that the revision is gone, install a newer bridge."

@@ -47,6 +47,26 @@ async def test_all_rates_of_a_bucket_hold() -> None:
     assert [await goes_at_once(pace, "") for _ in range(3)] == [True, True, False]
 
 
+async def test_a_rate_holds_in_every_window_and_not_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, now_s = asyncio.get_running_loop(), 1000.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now_s
+        now_s += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    monkeypatch.setattr("providers.pace.asyncio.sleep", sleep)
+    pace = Pace({"": [Rate(4), Rate(10, 60)]})
+    went_s: list[float] = []
+    for _ in range(30):
+        await REAL_TURN(pace)
+        went_s.append(now_s)
+        now_s += 0.1
+    assert all(later - first > 0.999 for first, later in zip(went_s, went_s[4:], strict=False))
+    assert all(later - first > 59.999 for first, later in zip(went_s, went_s[10:], strict=False))
+    assert went_s[9] - went_s[0] < 3
+
+
 # Jobs
 
 
