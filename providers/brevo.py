@@ -16,6 +16,7 @@ from providers.base import (
     Member,
     MemberState,
     Message,
+    OptedOut,
     Outcome,
     Reason,
     Rejected,
@@ -139,6 +140,13 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         return await self._import(list_id, contacts)
 
     async def _put_one(self, list_id: str, contact: Contact) -> Outcome:
+        """Looks first: whether being added undoes that somebody left this list alone is not documented."""
+        try:
+            record = await self._find(list_id, contact)
+        except CallRefused as refused:
+            return await self._refused(list_id, refused)
+        if record and record.opted_out:
+            return OptedOut(record.opted_out, record.id)
         body = {
             "email": contact.address,
             "attributes": self._attributes(contact),

@@ -29,6 +29,7 @@ class Person:
     blocked: bool = False
     attributes: dict[str, str] = field(default_factory=dict)
     lists: set[int] = field(default_factory=set)
+    left: set[int] = field(default_factory=set)  # lists that the person has unsubscribed from
 
 
 class Refusal(Exception):
@@ -214,6 +215,7 @@ class FakeBrevo(FakeEsp):
             "emailBlacklisted": person.blocked,
             "attributes": person.attributes,
             "listIds": sorted(person.lists),
+            "listUnsubscribed": sorted(person.left),
         }
 
     def _contact_of(self, request: web.Request) -> Person:
@@ -265,6 +267,7 @@ class FakeBrevo(FakeEsp):
     def _write(self, person: Person, attributes: dict[str, str], list_ids: list[int]) -> None:
         person.attributes |= {name: value for name, value in attributes.items() if name in self.attributes}
         person.lists |= set(list_ids)
+        person.left -= set(list_ids)  # nobody documents it otherwise
 
     async def _import(self, request: web.Request) -> web.Response:
         known = {"jsonBody", "listIds", "updateExistingContacts", "emptyContactsAttributes", "disableNotification"}

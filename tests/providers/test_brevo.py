@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from providers.base import Contact, ContactRefused, Delivered, Reason, Refused, Rejected, Transient
+from providers.base import Contact, ContactRefused, Delivered, OptedOut, Reason, Refused, Rejected, Transient
 from providers.brevo import PLANFIX_ID, SINGLE_UP_TO
 from providers.testing import ProviderConformance
 from tests.fakes.brevo import BrevoHarness, brevo
@@ -30,7 +30,7 @@ class TestBrevo(ProviderConformance):
         return esp
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 2), (100_000, 40)])
+@pytest.mark.parametrize(("count", "calls"), [(1, 2), (1000, 2), (100_000, 40)])
 async def test_an_import_takes_the_calls_that_the_docs_name(esp: BrevoHarness, count: int, calls: int) -> None:
     list_id = await esp.provider.create_list("Клиенты")
     await esp.provider.upsert(list_id, people(1))  # looks at the attributes once
@@ -151,3 +151,12 @@ async def test_a_report_that_names_somebody_in_other_words_has_delivered_nobody(
     esp.fake.report_writes = {odd.address: "anna@xn--refused.test"}
     with pytest.raises(ContactRefused):
         await esp.provider.upsert(list_id, [*people(SINGLE_UP_TO), odd])
+
+
+async def test_who_left_this_list_alone_is_not_put_back_one_by_one(esp: BrevoHarness) -> None:
+    list_id = await esp.provider.create_list("Клиенты")
+    person = esp.fake.person("p0@post.test")
+    person.left.add(int(list_id))
+    outcomes = await esp.provider.upsert(list_id, people(2))
+    assert [type(outcome) for outcome in outcomes] == [OptedOut, Delivered]
+    assert set(await esp.mailable(list_id)) == {"p1@post.test"}
