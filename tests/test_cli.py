@@ -28,7 +28,7 @@ from providers.base import Reason
 from providers.sandbox import SandboxProvider
 
 T = TypeVar("T")
-COMMANDS = ("init", "serve", "check", "providers", "lists", "pending", "problems", "simulate")
+COMMANDS = ("init", "serve", "reload", "check", "providers", "lists", "pending", "problems", "simulate")
 EMPTY = {
     "lists": "No lists yet. Planfix makes one when a mailing is switched on in a filter.\n",
     "pending": "Nothing is pending: every change has been delivered or refused.\n",
