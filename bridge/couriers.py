@@ -89,9 +89,9 @@ class Couriers:
         stay in the outbox, and are taken up when it comes back.
         """
         self._providers.take_over(names, prepared)
-        self._guarded = guarded
+        self._guarded |= guarded  # without a guard now, there may still be what it held
         for key, courier in list(self._couriers.items()):
-            courier.guarded = guarded
+            courier.guarded = self._guarded
             if key[1] not in names:
                 log.warning("provider_missing", account=key[0], provider=key[1])
                 self._without_provider.add(key)
@@ -130,3 +130,5 @@ class Couriers:
         del self._leaving[courier]
         if (account, provider_name) not in self._couriers:  # it is not back meanwhile
             self._metrics.provider_up.remove(account, provider_name)
+        if not any(courier.provider_name == provider_name for courier in (*self._couriers.values(), *self._leaving)):
+            await self._replicas.leave(provider_name)

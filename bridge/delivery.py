@@ -74,7 +74,7 @@ class Courier:
         guarded: bool,
     ) -> None:
         self._account = account
-        self._provider_name = provider_name
+        self.provider_name = provider_name
         self._providers = providers
         self._store = store
         self._tickets = tickets
@@ -185,7 +185,7 @@ class Courier:
         while self._renewing:
             self._renewing = False
             self._nudged.clear()
-            async with self._providers.using(self._provider_name) as provider:
+            async with self._providers.using(self.provider_name) as provider:
                 await self._drain_to(provider)
 
     async def _drain_to(self, provider: Provider[Any]) -> None:
@@ -224,7 +224,7 @@ class Courier:
             self._schedule = None
             raise failure
         if self.guarded:
-            look_at = await self._store.outbox.next_due_at(self._account, self._provider_name, self._clock.now())
+            look_at = await self._store.outbox.next_due_at(self._account, self.provider_name, self._clock.now())
             if look_at is not None:
                 self._due_at = min(self._due_at or look_at, look_at)
 
@@ -232,9 +232,9 @@ class Courier:
         """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""
         schedule = self._schedule = Schedule(self._store, batch_size)
         try:
-            waiting = await self._store.lists.with_pending(self._account, self._provider_name)
+            waiting = await self._store.lists.with_pending(self._account, self.provider_name)
             now = self._clock.now()
-            self._due_at = await self._store.outbox.next_due_at(self._account, self._provider_name, now)
+            self._due_at = await self._store.outbox.next_due_at(self._account, self.provider_name, now)
         except BaseException:
             self._schedule = None
             raise
@@ -290,7 +290,7 @@ class Courier:
     async def _seen(self, state: State, detail: str = "") -> None:
         """Takes note of the provider's state. Says it once when it changes; other replicas are told again and again
         while it is away, for one that has just started does not know."""
-        self._metrics.provider_up.labels(self._account, self._provider_name).set(state is State.UP)
+        self._metrics.provider_up.labels(self._account, self.provider_name).set(state is State.UP)
         if state is not self.health.state:
             self.health = Health(state, self._clock.now(), detail)
             if state is State.UP:
@@ -301,7 +301,7 @@ class Courier:
             return
         self._release_tickets()
         await self._replicas.tell(
-            ProviderSeen(self._account, self._provider_name, state, self.health.since, self.health.detail)
+            ProviderSeen(self._account, self.provider_name, state, self.health.since, self.health.detail)
         )
 
     def _release_tickets(self) -> None:

@@ -3,6 +3,7 @@
 import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,8 +45,10 @@ def assert_one_shape(answer: Answer) -> None:
 class HttpBench(Bench):
     """A bench whose bridge listens on free ports. Every answer of the public port is checked for its shape."""
 
-    def __init__(self, store_url: str, clock: DrivenClock, **server: Any) -> None:
-        super().__init__(store_url, clock, **({"port": 0} | server))
+    path: Path | None = None  # of the settings file, where there is one
+
+    def __init__(self, store_url: str, clock: DrivenClock, place: str | None = None, **server: Any) -> None:
+        super().__init__(store_url, clock, place, **({"port": 0} | server))
         self.config = msgspec.structs.replace(self.config, admin=Admin(port=0))
         self.token = self.account.tokens[0].reveal()
         self.listening: Listening
@@ -54,7 +57,7 @@ class HttpBench(Bench):
 
     async def start(self) -> None:
         async with AsyncExitStack() as stack:
-            self.listening = await stack.enter_async_context(listening(self.config, self.clock))
+            self.listening = await stack.enter_async_context(listening(self.config, self.clock, self.path))
             self.session = await stack.enter_async_context(aiohttp.ClientSession())
             self._stack = stack.pop_all()
         self.bridge = self.listening.bridge

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*args: str, **env: str) -> Result:
+def run(*args: str, **env: str | None) -> Result:
     return CliRunner().invoke(main, args, env=env)
 
 

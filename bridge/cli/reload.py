@@ -38,6 +38,7 @@ async def _reload(admin: Admin) -> None:
         raise UserError("\n".join([*faults, "Nothing was changed: the bridge runs on with the settings that it had."]))
     for change in answer["changes"]:
         out.print(escape(change), highlight=False)
-    err.print(
-        "The settings were taken over." if answer["changes"] else "Nothing was changed: the settings are the same."
-    )
+    if answer["changes"]:
+        err.print("The settings were taken over.")
+    else:
+        err.print("The settings are the same. Services that were away are tried at once.")
