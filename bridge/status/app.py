@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 
 from bridge.app import healthz
 from bridge.checks import Checks
+from bridge.openapi import document
 from bridge.provider_pool import ProviderMissing
 from bridge.reload import Reloading, ReloadRefused
 from bridge.service import Bridge
@@ -48,6 +49,7 @@ def admin_app(bridge: Bridge, reloading: Reloading) -> web.Application:
     app.router.add_get("/readyz", machines.readyz)
     app.router.add_get("/metrics", machines.metrics)
     app.router.add_post("/reload", machines.reload)
+    app.router.add_get("/openapi.json", machines.openapi)
     return app
 
 
@@ -144,6 +146,9 @@ class _Machines:
             return web.json_response({"changes": await self._reloading.reload()})
         except ReloadRefused as error:
             return web.json_response({"faults": error.faults}, status=422)
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(document(self._bridge.config))
 
 
 def _store_failed(error: StoreError) -> web.Response:
