@@ -1,6 +1,8 @@
 """A bridge over the ESP in memory, driven through HTTP as Planfix would."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,3 +104,17 @@ class HttpBench(Bench):
 def wire(contact_id: int | str, address: str | None = None, **names: str) -> dict[str, object]:
     """A contact as Planfix writes it."""
     return {"id": contact_id, "email": f"p{contact_id}@x.test" if address is None else address, **names}
+
+
+async def beside(http: HttpBench, check: Callable[[], None]) -> None:
+    """Runs a check in a thread, for the bridge has this one; whoever waits for time to pass need not."""
+
+    async def go_on() -> None:
+        while True:
+            await http.clock.until_waiting()
+            http.clock.skip()
+            await asyncio.sleep(0)
+
+    going_on = asyncio.create_task(go_on())
+    await asyncio.to_thread(check)
+    going_on.cancel()

@@ -1,7 +1,6 @@
 """The OpenAPI document of the endpoint says what the bridge does; schemathesis tries it on a bridge that listens."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from bridge.envelope import ACTIONS
 from bridge.openapi import document
 from providers.base import AuthFailed, Refused, Transient
 from tests.clock import DrivenClock
-from tests.http_bench import HttpBench
+from tests.http_bench import HttpBench, beside
 from tests.postbox import install
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -77,20 +76,6 @@ def written(value: Any) -> Any:
         case float() if value.is_integer():
             return int(value)
     return value
-
-
-async def beside(http: HttpBench, check: Callable[[], None]) -> None:
-    """Runs a check in a thread, for the bridge has this one; whoever waits for time to pass need not."""
-
-    async def go_on() -> None:
-        while True:
-            await http.clock.until_waiting()
-            http.clock.skip()
-            await asyncio.sleep(0)
-
-    going_on = asyncio.create_task(go_on())
-    await asyncio.to_thread(check)
-    going_on.cancel()
 
 
 @pytest.mark.parametrize("path", ["/planfix", "/planfix/{anything}", "/healthz"])
