@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.leaks import leaks_in
 from tests.test_cli import post, run, serving
 
 OLD, NEW = "the old token of account main", "the new token of account main"
@@ -66,6 +67,7 @@ def running(
         _, errors = bridge.process.communicate()
         assert bridge.process.returncode == 0
         assert "Traceback" not in errors
+        assert leaks_in(errors, also=(OLD, NEW)) == []
 
 
 def test_the_command_takes_over_a_good_file_and_tells_what_changed(running: Running) -> None:
