@@ -7,8 +7,8 @@ from typing import Final
 from bridge.changes import DROP_CONTACT_ID, Change, Kind
 from bridge.clock import Clock
 from bridge.config import Account
-from bridge.couriers import Couriers, ProviderMissing
-from bridge.delivery import State
+from bridge.couriers import Couriers
+from bridge.delivery import Courier, State
 from bridge.elsewhere import Elsewhere
 from bridge.intake import Intake
 from bridge.lists import Lists
@@ -20,6 +20,7 @@ from bridge.planfix import (
     UpdateContact,
     WireContact,
 )
+from bridge.provider_pool import ProviderMissing, ProviderPool
 from bridge.replies import (
     Failure,
     ListCreated,
@@ -49,6 +50,7 @@ class Actions:
         lists: Lists,
         intake: Intake,
         tickets: Tickets,
+        providers: ProviderPool,
         couriers: Couriers,
         elsewhere: Elsewhere,
         clock: Clock,
@@ -57,10 +59,11 @@ class Actions:
         self._lists = lists
         self._intake = intake
         self._tickets = tickets
+        self._providers = providers
         self._couriers = couriers
         self._elsewhere = elsewhere
         self._clock = clock
-        self._reply_within_s = reply_within_s
+        self.reply_within_s = reply_within_s
         self._creating: dict[tuple[str, str], asyncio.Task[Outcome]] = {}
 
     async def handle(self, account: Account, request: Request) -> Outcome:
@@ -80,7 +83,10 @@ class Actions:
         await asyncio.gather(*self._creating.values(), return_exceptions=True)
 
     async def _create_list(self, account: Account, name: str) -> Outcome:
-        courier = self._couriers.of(account.name, account.provider)
+        try:
+            courier = self._couriers.of(account.name, account.provider)
+        except ProviderMissing:  # the settings changed while the request was read
+            return Failure("provider_missing")
         if courier.health.state is State.DOWN:
             courier.nudge()  # somebody waits for this list: the next try may find the provider back
             return Unavailable()
@@ -88,17 +94,20 @@ class Actions:
         key = (account.name, name)
         making = self._creating.get(key)
         if making is None:
-            making = self._creating[key] = asyncio.create_task(self._make_list(account, name))
+            making = self._creating[key] = asyncio.create_task(self._make_list(account, name, courier))
             making.add_done_callback(lambda _: self._creating.pop(key, None))
         try:
-            async with asyncio.timeout(self._reply_within_s):
+            async with asyncio.timeout(self.reply_within_s):
                 return await asyncio.shield(making)
         except TimeoutError:
             return Unavailable()
 
-    async def _make_list(self, account: Account, name: str) -> Outcome:
+    async def _make_list(self, account: Account, name: str, courier: Courier) -> Outcome:
         try:
-            public_id = await self._lists.create(account, self._couriers.provider(account.provider), name)
+            async with self._providers.using(account.provider) as provider:
+                public_id = await self._lists.create(account, provider, name)
+        except ProviderMissing:
+            return Failure("provider_missing")
         except Transient:
             return Unavailable()
         except AuthFailed:
@@ -107,7 +116,7 @@ class Actions:
             return Failure(error.reason, error.detail if error.reason is Reason.REQUEST_REFUSED else "")
         except Unsupported as error:
             return Failure("unsupported", error.detail)
-        self._couriers.of(account.name, account.provider).nudge()
+        courier.nudge()
         return ListCreated(public_id)
 
     async def _delete_list(self, account: Account, list_id: str) -> Outcome:
@@ -188,8 +197,8 @@ class Actions:
         if courier.health.state is State.KEY_REFUSED:
             return Failure("auth_failed")
         if courier.health.state is State.UP:
-            asynchronous = self._couriers.provider(mapped.provider).capabilities.asynchronous
-            wait_s = min(self._reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self._reply_within_s
+            asynchronous = self._providers.get(mapped.provider).capabilities.asynchronous
+            wait_s = min(self.reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self.reply_within_s
             await self._clock.wait(ticket.ended, wait_s)
         if ticket.pending and not courier.is_leading:
             await self._elsewhere.refresh(ticket)

@@ -31,14 +31,13 @@ Recorded: TypeAlias = Callable[[float | None], Awaitable[None]]
 
 
 class Carrier:
-    """Carries batches of changes to one provider.
+    """Carries batches of changes to a provider.
 
     `recorded` is called whenever outcomes were recorded, with the Unix time of the first postponed change among them.
     """
 
     def __init__(
         self,
-        provider: Provider[Any],
         *,
         store: Store,
         tickets: Tickets,
@@ -48,7 +47,6 @@ class Carrier:
         log: structlog.stdlib.BoundLogger,
         recorded: Recorded,
     ) -> None:
-        self._provider = provider
         self._store = store
         self._tickets = tickets
         self._metrics = metrics
@@ -57,16 +55,16 @@ class Carrier:
         self._log = log
         self._recorded = recorded
 
-    async def carry(self, mapped: MappedList, changes: Sequence[Change]) -> None:
+    async def carry(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> None:
         """Delivers changes of one list, or its one DROP. Raises what kept it from that; what is not recorded stays."""
         if changes[0].kind is Kind.DROP:
-            await self._drop(mapped, changes[0])
+            await self._drop(provider, mapped, changes[0])
         else:
-            await self._deliver_contacts(mapped, changes)
+            await self._deliver_contacts(provider, mapped, changes)
 
-    async def _drop(self, mapped: MappedList, change: Change) -> None:
+    async def _drop(self, provider: Provider[Any], mapped: MappedList, change: Change) -> None:
         try:
-            await self._provider.delete_list(str(mapped.provider_list_id))
+            await provider.delete_list(str(mapped.provider_list_id))
         except (Refused, Unsupported) as error:
             reason = error.reason if isinstance(error, Refused) else Reason.REQUEST_REFUSED
             await self._settle(mapped, [Settled(change, Rejected(reason, error.detail))])
@@ -77,12 +75,12 @@ class Carrier:
         await self._replicas.tell(ChangesSettled(mapped.id))
         self._log.info("list_deleted", list=mapped.public_id)
 
-    async def _deliver_contacts(self, mapped: MappedList, changes: Sequence[Change]) -> None:
+    async def _deliver_contacts(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> None:
         list_id = str(mapped.provider_list_id)
         steps = await plan(self._store, mapped, changes)
         removals = [(step, contact) for step in steps for contact in step.removals]
         if removals:
-            outcomes = await self._call(self._provider.remove, list_id, [contact for _, contact in removals])
+            outcomes = await self._call(provider.remove, list_id, [contact for _, contact in removals])
             for (step, contact), outcome in zip(removals, outcomes, strict=True):
                 step.removed(contact, outcome)
             # An opt-out that a removal told would not be told again: it is recorded before anything else happens.
@@ -90,12 +88,12 @@ class Carrier:
             steps = [step for step in steps if step.outcome is None]
         upserts = [(step, step.upsert) for step in steps if step.upsert is not None and step.outcome is None]
         if upserts:
-            outcomes = await self._call(self._provider.upsert, list_id, [contact for _, contact in upserts])
+            outcomes = await self._call(provider.upsert, list_id, [contact for _, contact in upserts])
             for (step, _), outcome in zip(upserts, outcomes, strict=True):
                 step.outcome = outcome
         after = [contact for step in steps if _on_list(step) for contact in step.removals_after]
         if after:
-            await self._call(self._provider.remove, list_id, after)
+            await self._call(provider.remove, list_id, after)
         await self._settle(mapped, [step.settled() for step in steps])
 
     async def _call(self, call: ContactCall, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:

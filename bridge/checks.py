@@ -8,6 +8,7 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.couriers import Couriers
+from bridge.provider_pool import ProviderPool
 from providers.base import Finding, Message, Provider, ProviderError
 
 
@@ -35,23 +36,26 @@ class Checked:
 class Checks:
     """Runs checks in a running bridge, one at a time for each provider, and keeps the last result of each."""
 
-    def __init__(self, couriers: Couriers, clock: Clock) -> None:
+    def __init__(self, providers: ProviderPool, couriers: Couriers, clock: Clock) -> None:
+        self._providers = providers
         self._couriers = couriers
         self._clock = clock
         self._running: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._last: dict[str, Checked] = {}
+        self._last: dict[str, tuple[Provider[Any], Checked]] = {}
 
     async def run(self, name: str) -> None:
         """Checks a provider of the settings, or waits for the check of it that is under way. After a check that found
         nothing wrong its couriers try again at once. Raises ProviderMissing."""
-        provider = self._couriers.provider(name)
         under_way = self._running[name].locked()
-        async with self._running[name]:
+        async with self._running[name], self._providers.using(name) as provider:
             if under_way:
                 return
-            checked = self._last[name] = Checked(self._clock.now(), await findings_of(provider))
+            checked = Checked(self._clock.now(), await findings_of(provider))
+            self._last[name] = (provider, checked)
         if checked.ok:
             self._couriers.nudge(name)
 
     def last(self, name: str) -> Checked | None:
-        return self._last.get(name)
+        """The last result, None when there is none with the settings that the provider has now."""
+        provider, checked = self._last.get(name, (None, None))
+        return checked if name in self._providers and self._providers.get(name) is provider else None

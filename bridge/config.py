@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, field
 
+from bridge.clients import check_networks
 from bridge.hosts import is_loopback, overlap
 from bridge.languages import Language
 from bridge.nearest import did_you_mean
@@ -64,6 +65,23 @@ class Server(Struct, frozen=True, kw_only=True):
     grace_s: Annotated[
         float, Meta(ge=0, le=600, description="how long a stop waits for requests and calls under way")
     ] = 10.0
+    receive_within_s: Annotated[
+        float, Meta(gt=0, le=3600, description="longest time in which a request must arrive, its body included")
+    ] = 60.0
+    idle_s: Annotated[
+        float,
+        Meta(
+            gt=0, le=3600, description="longest time between two requests of one connection; keep it above the proxy's"
+        ),
+    ] = 180.0
+    max_connections: Annotated[int, Meta(ge=1, le=100_000, description="connections at one time")] = 1000
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="addresses or networks of proxies whose X-Forwarded-For is believed",
+            extra={"check": check_networks},
+        ),
+    ] = ()
     error_status: Annotated[
         Literal["by_meaning", "always_200"],
         Meta(description="HTTP status of errors: 400, 401 and 503 by their meaning, or always 200"),

@@ -1,16 +1,15 @@
-"""All couriers of a running bridge, and the providers they share."""
+"""All couriers of a running bridge."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import structlog
 
 from bridge.clock import Clock
-from bridge.config import ProviderConfig
 from bridge.delivery import Courier, Health
 from bridge.metrics import Metrics
-from bridge.registry import provider_class
+from bridge.provider_pool import Prepared, ProviderMissing, ProviderPool
 from bridge.replicas import Replicas
 from bridge.store import MappedList, Store
 from bridge.tickets import Tickets
@@ -19,19 +18,12 @@ from providers.base import Provider
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-class ProviderMissing(Exception):
-    """A list lives at a provider that the configuration does not have. Its changes are kept."""
-
-
 class Couriers:
-    """One courier for every account and provider that has, or had, something to deliver.
-
-    Accounts that name the same provider share its one instance, and so its limit on parallel calls.
-    """
+    """One courier for every account and provider that has, or had, something to deliver."""
 
     def __init__(
         self,
-        configs: Mapping[str, ProviderConfig],
+        providers: ProviderPool,
         *,
         store: Store,
         tickets: Tickets,
@@ -40,15 +32,16 @@ class Couriers:
         replicas: Replicas,
         guarded: bool,
     ) -> None:
-        self._configs = configs
+        self._providers = providers
         self._store = store
         self._tickets = tickets
         self._metrics = metrics
         self._clock = clock
         self._replicas = replicas
         self._guarded = guarded
-        self._providers: dict[str, Provider[Any]] = {}
         self._couriers: dict[tuple[str, str], Courier] = {}
+        self._without_provider: set[tuple[str, str]] = set()  # may have changes that wait for their provider's return
+        self._leaving: dict[Courier, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
         """Takes up what an earlier run left in the outbox."""
@@ -59,25 +52,20 @@ class Couriers:
                 log.warning("provider_missing", account=account, provider=name)
 
     def provider(self, name: str) -> Provider[Any]:
-        """The provider of this name in the configuration. Raises ProviderMissing."""
-        if name not in self._providers:
-            config = self._configs.get(name)
-            if config is None:
-                raise ProviderMissing(name)
-            provider = self._providers[name] = provider_class(config.type)(config.settings)
-            provider.observe = lambda operation, ended, seconds: self._metrics.calls.labels(
-                name, operation, ended
-            ).observe(seconds)
-        return self._providers[name]
+        """The provider of this name in the configuration, to be asked what it is. Raises ProviderMissing."""
+        return self._providers.get(name)
 
     def of(self, account: str, provider_name: str) -> Courier:
         """The courier of an account to a provider, made at the first call. Raises ProviderMissing."""
         key = (account, provider_name)
+        if provider_name not in self._providers:
+            self._without_provider.add(key)
+            raise ProviderMissing(provider_name)
         if key not in self._couriers:
             self._couriers[key] = Courier(
                 account,
                 provider_name,
-                self.provider(provider_name),
+                self._providers,
                 store=self._store,
                 tickets=self._tickets,
                 metrics=self._metrics,
@@ -94,6 +82,31 @@ class Couriers:
         except ProviderMissing:
             self._tickets.release([mapped.id])
 
+    def take_over(self, names: Collection[str], prepared: Prepared, *, guarded: bool) -> None:
+        """Goes on with other providers: `names` are all that there are, those that were prepared are new or changed.
+
+        Nobody goes on waiting for a provider that was away or refused its key. Changes of a provider that is gone
+        stay in the outbox, and are taken up when it comes back.
+        """
+        self._providers.take_over(names, prepared)
+        self._guarded |= guarded  # without a guard now, there may still be what it held
+        for key, courier in list(self._couriers.items()):
+            courier.guarded = self._guarded
+            if key[1] not in names:
+                log.warning("provider_missing", account=key[0], provider=key[1])
+                self._without_provider.add(key)
+                del self._couriers[key]
+                courier.finish()
+                self._leaving[courier] = asyncio.create_task(self._leave(*key, courier))
+            elif key[1] in prepared:
+                courier.renew()
+            else:
+                courier.nudge()
+        back = {key for key in self._without_provider if key[1] in names}
+        self._without_provider -= back
+        for key in back:
+            self.of(*key)
+
     def health(self) -> Iterator[tuple[str, str, Health]]:
         """Account, provider and what is known of it, for each courier."""
         for (account, provider_name), courier in self._couriers.items():
@@ -107,5 +120,15 @@ class Couriers:
 
     async def stop(self, grace_s: float) -> None:
         """Lets calls under way end within `grace_s`, then gives everything back."""
-        await asyncio.gather(*(courier.stop(grace_s) for courier in self._couriers.values()))
-        await asyncio.gather(*(provider.close() for provider in self._providers.values()))
+        await asyncio.gather(*(courier.stop(grace_s) for courier in (*self._couriers.values(), *self._leaving)))
+        await asyncio.gather(*self._leaving.values())
+        await self._providers.close()
+
+    async def _leave(self, account: str, provider_name: str, courier: Courier) -> None:
+        """Ends a courier whose provider is gone, when its calls under way have ended."""
+        await courier.stop(None)
+        del self._leaving[courier]
+        if (account, provider_name) not in self._couriers:  # it is not back meanwhile
+            self._metrics.provider_up.remove(account, provider_name)
+        if not any(courier.provider_name == provider_name for courier in (*self._couriers.values(), *self._leaving)):
+            await self._replicas.leave(provider_name)

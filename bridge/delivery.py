@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 from bridge.carrier import Carrier
 from bridge.clock import Clock
 from bridge.metrics import Metrics
+from bridge.provider_pool import ProviderPool
 from bridge.replicas import ProviderSeen, Replicas
 from bridge.schedule import Batch, Schedule
 from bridge.store import Store
@@ -63,7 +64,7 @@ class Courier:
         self,
         account: str,
         provider_name: str,
-        provider: Provider[Any],
+        providers: ProviderPool,
         *,
         store: Store,
         tickets: Tickets,
@@ -73,8 +74,8 @@ class Courier:
         guarded: bool,
     ) -> None:
         self._account = account
-        self._provider_name = provider_name
-        self._provider = provider
+        self.provider_name = provider_name
+        self._providers = providers
         self._store = store
         self._tickets = tickets
         self._metrics = metrics
@@ -82,7 +83,6 @@ class Courier:
         self._replicas = replicas
         self._log = log.bind(account=account, provider=provider_name)
         self._carrier = Carrier(
-            provider,
             store=store,
             tickets=tickets,
             metrics=metrics,
@@ -91,7 +91,7 @@ class Courier:
             log=self._log,
             recorded=self._recorded,
         )
-        self._guarded = guarded  # changes may come in that are held
+        self.guarded = guarded  # changes may come in that are held
         self._leading = False
         self._schedule: Schedule | None = None  # read from the outbox at the start and after every failure
         self._lists: set[int] = set()
@@ -100,6 +100,7 @@ class Courier:
         self._work.set()
         self._nudged = asyncio.Event()
         self._stopping = False
+        self._renewing = False  # the provider was replaced: the one in use is done when its calls under way have ended
         self._got_through = False
         self._backoff = wait_random_exponential(multiplier=1, min=BACKOFF_MIN_S, max=BACKOFF_MAX_S)
         self.health = Health(State.UP, clock.now())
@@ -126,15 +127,29 @@ class Courier:
         """Something suggests that the provider is back: do not wait for the next try."""
         self._nudged.set()
 
-    async def stop(self, grace_s: float) -> None:
-        """Takes nothing new and lets calls under way end within `grace_s`. What is left stays in the outbox."""
+    def renew(self) -> None:
+        """The provider was replaced: goes on with the new one when the calls under way have ended, without a wait."""
+        self._renewing = True
+        self._schedule = None
+        self._got_through = True  # earlier failures say nothing of the new one
+        self._work.set()
+        self._nudged.set()
+
+    def finish(self) -> None:
+        """Takes nothing new from now on."""
         self._stopping = True
         self._work.set()
         self._nudged.set()
+
+    async def stop(self, grace_s: float | None) -> None:
+        """Lets calls under way end within `grace_s`, None: however long they take. What is left stays in the outbox,
+        and nobody waits for it."""
+        self.finish()
         _, late = await asyncio.wait({self._task}, timeout=grace_s if self._leading else 0)
         for task in late:
             task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        self._tickets.release(self._lists)
 
     def told(self, health: Health) -> None:
         """The leading replica says how it sees the provider."""
@@ -166,17 +181,31 @@ class Courier:
 
     async def _drain(self) -> None:
         """Delivers until nothing is due. Raises what kept a change from being delivered; such changes stay."""
-        schedule = self._schedule or await self._load()
+        self._renewing = True
+        while self._renewing:
+            self._renewing = False
+            self._nudged.clear()
+            async with self._providers.using(self.provider_name) as provider:
+                await self._drain_to(provider)
+
+    async def _drain_to(self, provider: Provider[Any]) -> None:
+        """Delivers until nothing is due, or the provider is replaced. Raises as `_drain`."""
+        schedule = self._schedule or await self._load(provider.limits.batch_size)
         running: set[asyncio.Task[None]] = set()
         failure: BaseException | None = None
         try:
             while True:
                 self._work.clear()
-                while failure is None and not self._stopping and len(running) < self._provider.parallel_calls:
+                while (
+                    failure is None
+                    and not self._stopping
+                    and not self._renewing
+                    and len(running) < provider.parallel_calls
+                ):
                     batch = await schedule.next_batch(self._clock.now())
                     if batch is None:
                         break
-                    running.add(asyncio.create_task(self._deliver(schedule, batch)))
+                    running.add(asyncio.create_task(self._deliver(provider, schedule, batch)))
                 if not running:
                     break
                 for task in await self._first_done(running):
@@ -189,21 +218,23 @@ class Courier:
             await asyncio.gather(*running, return_exceptions=True)
             self._schedule = None
             raise
+        if self._renewing:
+            return  # what failed with the old provider says nothing of the new one
         if failure is not None:
             self._schedule = None
             raise failure
-        if self._guarded:
-            look_at = await self._store.outbox.next_due_at(self._account, self._provider_name, self._clock.now())
+        if self.guarded:
+            look_at = await self._store.outbox.next_due_at(self._account, self.provider_name, self._clock.now())
             if look_at is not None:
                 self._due_at = min(self._due_at or look_at, look_at)
 
-    async def _load(self) -> Schedule:
+    async def _load(self, batch_size: int) -> Schedule:
         """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""
-        schedule = self._schedule = Schedule(self._store, self._provider.limits.batch_size)
+        schedule = self._schedule = Schedule(self._store, batch_size)
         try:
-            waiting = await self._store.lists.with_pending(self._account, self._provider_name)
+            waiting = await self._store.lists.with_pending(self._account, self.provider_name)
             now = self._clock.now()
-            self._due_at = await self._store.outbox.next_due_at(self._account, self._provider_name, now)
+            self._due_at = await self._store.outbox.next_due_at(self._account, self.provider_name, now)
         except BaseException:
             self._schedule = None
             raise
@@ -221,9 +252,9 @@ class Courier:
             woken.cancel()
         return running & done
 
-    async def _deliver(self, schedule: Schedule, batch: Batch) -> None:
+    async def _deliver(self, provider: Provider[Any], schedule: Schedule, batch: Batch) -> None:
         try:
-            await self._carrier.carry(batch.mapped, batch.changes)
+            await self._carrier.carry(provider, batch.mapped, batch.changes)
         finally:
             schedule.ended(batch)
 
@@ -259,7 +290,7 @@ class Courier:
     async def _seen(self, state: State, detail: str = "") -> None:
         """Takes note of the provider's state. Says it once when it changes; other replicas are told again and again
         while it is away, for one that has just started does not know."""
-        self._metrics.provider_up.labels(self._account, self._provider_name).set(state is State.UP)
+        self._metrics.provider_up.labels(self._account, self.provider_name).set(state is State.UP)
         if state is not self.health.state:
             self.health = Health(state, self._clock.now(), detail)
             if state is State.UP:
@@ -270,7 +301,7 @@ class Courier:
             return
         self._release_tickets()
         await self._replicas.tell(
-            ProviderSeen(self._account, self._provider_name, state, self.health.since, self.health.detail)
+            ProviderSeen(self._account, self.provider_name, state, self.health.since, self.health.detail)
         )
 
     def _release_tickets(self) -> None:
@@ -279,7 +310,6 @@ class Courier:
             self._tickets.release(self._lists, key_refused=self.health.state is State.KEY_REFUSED)
 
     async def _pause(self, wait_s: float) -> None:
-        self._nudged.clear()
         await self._clock.wait(self._nudged, wait_s)
 
 

@@ -5,8 +5,9 @@ import asyncio
 import structlog
 
 from bridge.clock import Clock
-from bridge.couriers import Couriers, ProviderMissing
+from bridge.couriers import Couriers
 from bridge.delivery import Courier, Health, State
+from bridge.provider_pool import ProviderMissing
 from bridge.replicas import ChangesSettled, ChangesStored, Message, ProviderSeen
 from bridge.store import Store, StoreError
 from bridge.tickets import Ticket, Tickets

@@ -51,7 +51,7 @@ class Intake:
         self._tickets = tickets
         self._replicas = replicas
         self._on_stored = on_stored
-        self._guard = guard
+        self.guard = guard
         self._entries: list[_Entry] = []
         self._committing: asyncio.Task[None] | None = None
 
@@ -139,8 +139,8 @@ class Intake:
         if run[0].is_drop:
             return await outbox.put_drop(connection, run[0].list_id, run[0].changes[0].created_at)
         changes: Sequence[Change] = [change for entry in run for change in entry.changes]
-        if self._guard is not None:
-            changes = await self._guard.judge(connection, run[0].mapped, changes)
+        if self.guard is not None:
+            changes = await self.guard.judge(connection, run[0].mapped, changes)
         return await outbox.put(connection, run[0].list_id, changes)
 
 

@@ -54,6 +54,11 @@ def _json(event: Mapping[str, Any], **_: Any) -> bytes:
 def redact_texts(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """The net under everything: no line leaves with an address or a key, whoever wrote it."""
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = redact(value)
+        event[name] = _redacted(value)
     return event
+
+
+def _redacted(value: Any) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    return [_redacted(each) for each in value] if isinstance(value, list | tuple) else value

@@ -2,33 +2,29 @@
 
 Reading has two steps, so that the caller can check the token before anything inside `data` is judged:
 
-    envelope = open_envelope(body)       # BadRequest when the body is no JSON object
+    envelope = open_envelope(body)       # BadRequest when the body is no JSON object: bridge.envelope
     ...                                  # wrong `envelope.token`: unauthorized_reply
     request = read_request(envelope)     # BadRequest when action or data is wrong
 
 Neither step raises anything but BadRequest, whatever the bytes. Both cost time in step with the body: on one core of a
-small server 100,000 contacts take about half a second (as a form, three), so read a large body in a thread.
+small server 100,000 contacts take about half a second, so read a large body in a thread.
 
 All text in a request is stripped and free of control characters and lone surrogates. Wrong JSON types refuse the whole
 request; an address that cannot be used is a problem of its contact only.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn, TypeAlias
-from urllib.parse import parse_qsl
+from typing import Any, Final, Literal, TypeAlias
 
+from bridge.envelope import UNSAFE, BadRequest, Envelope
 from providers.base import ADDRESS_MAX_CHARS, Reason
 
 CONTACT_ID_MAX_CHARS: Final = 100
 LIST_ID_MAX_CHARS: Final = 500  # our own ids: a provider's name and whatever that provider calls an id
 LIST_NAME_MAX_CHARS: Final = 500
-NESTING_MAX_LEVELS: Final = 20
-FORM_MAX_FIELDS: Final = 20
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 # What RFC 5322, 3.2.3 allows outside quotes, and any letter of any script. Everything else is for the ESP to judge.
 _ATOM = r'[^\s\x00-\x1f\x7f-\x9f\ud800-\udfff<>()\[\]\\,;:"@]+'
 _ADDRESSES = re.compile(rf"[\s,;]*({_ATOM}@{_ATOM})(?:[\s,;]+{_ATOM}@{_ATOM})*[\s,;]*")
@@ -36,30 +32,6 @@ _ANGLED_ADDRESS = re.compile(rf"<\s*({_ATOM}@{_ATOM})\s*>")
 
 ChangeAction: TypeAlias = Literal["add", "update", "delete"]
 _CHANGE_ACTIONS: Final[Mapping[str, ChangeAction]] = {"add": "add", "update": "update", "delete": "delete"}
-
-
-class BadRequest(Exception):
-    """The request cannot be understood. `code` is a key of `bridge.texts`, `field` a path such as `data.contacts[3].id`
-    or empty; neither quotes what the client sent."""
-
-    status: Final = 400
-
-    def __init__(self, code: str, field: str = "") -> None:
-        super().__init__(f"{code} {field}".rstrip())
-        self.code = code
-        self.field = field
-
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
-    """A request whose token is not checked yet.
-
-    `action` is one of the four, or empty. `token` is empty when it is missing or cannot be a token.
-    """
-
-    action: str
-    token: str = field(repr=False)
-    data: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,81 +74,12 @@ class UpdateContact:
 Request: TypeAlias = CreateList | DeleteList | ImportContacts | UpdateContact
 
 
-def open_envelope(body: bytes) -> Envelope:
-    """Reads the body up to the token: JSON, or a form whose only field is that JSON, or a form of the three fields.
-
-    UTF-8 with or without BOM. Raises BadRequest.
-    """
-    try:
-        content = body.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise BadRequest("not_utf8") from error
-    document = _json(content) if content.startswith("{") else _form(content)
-    if not isinstance(document, dict):
-        raise BadRequest("malformed")
-    action, token = document.get("action"), document.get("authToken")
-    return Envelope(
-        action=action if isinstance(action, str) and action in _READERS else "",
-        # A lone surrogate cannot even be encoded for the comparison.
-        token=token if isinstance(token, str) and not _UNSAFE.search(token) else "",
-        data=document.get("data"),
-    )
-
-
 def read_request(envelope: Envelope) -> Request:
     """What is asked, complete and valid. Unknown fields are ignored. Raises BadRequest."""
     reader = _READERS.get(envelope.action)
     if reader is None:
         raise BadRequest("unknown_action", "action")
-    return reader(_Fields(envelope.data, "data"))
-
-
-def _form(content: str) -> Any:
-    try:
-        pairs = parse_qsl(
-            content, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=FORM_MAX_FIELDS
-        )
-    except ValueError as error:
-        raise BadRequest("malformed") from error
-    if not pairs:
-        raise BadRequest("malformed")
-    fields = _unique(pairs)
-    if len(fields) == 1:
-        return _json(pairs[0][1])
-    if "data" in fields:
-        fields["data"] = _json(fields["data"])
-    return fields
-
-
-def _json(content: str) -> Any:
-    try:
-        value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise BadRequest("too_deep") from error
-    except ValueError as error:  # also an integer of thousands of digits
-        raise BadRequest("malformed") from error
-    level: list[Any] = [[value]]
-    for _ in range(NESTING_MAX_LEVELS + 1):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return value
-    raise BadRequest("too_deep")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise BadRequest("duplicate_key")
-    return values
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    return reader(_Fields(envelope.read_data(), "data"))
 
 
 class _Fields:
@@ -201,7 +104,7 @@ class _Fields:
 
     def text(self, name: str) -> str | None:
         value = self.raw_text(name)
-        return value and _UNSAFE.sub(" ", value).strip()
+        return value and UNSAFE.sub(" ", value).strip()
 
     def required_text(self, name: str, max_chars: int) -> str:
         value = self.text(name)
@@ -221,7 +124,7 @@ class _Fields:
         if not value:
             raise self._fault("missing_field", name)
         # An id is never mended: the mended one might be somebody else's.
-        if len(value) > max_chars or _UNSAFE.search(value):
+        if len(value) > max_chars or UNSAFE.search(value):
             raise self._fault("not_id", name)
         return value
 

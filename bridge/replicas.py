@@ -75,6 +75,10 @@ class Replicas(ABC):
         `work` does. Cancels `work` when the right is lost."""
 
     @abstractmethod
+    async def leave(self, provider: str) -> None:
+        """Gives up the right to deliver to a provider, for which no `lead` is under way here any more."""
+
+    @abstractmethod
     async def tell(self, message: Message, connection: Connection | None = None) -> None:
         """Tells the other processes; with a `connection` when its transaction commits, and only then."""
 
@@ -106,6 +110,9 @@ class Alone(Replicas):
 
     async def lead(self, provider: str, work: Callable[[], Awaitable[None]]) -> None:
         await work()
+
+    async def leave(self, provider: str) -> None:
+        return
 
     async def tell(self, message: Message, connection: Connection | None = None) -> None:
         return
@@ -157,6 +164,13 @@ class PostgresReplicas(Replicas):
                     task.cancel()
                 await asyncio.gather(working, lost, return_exceptions=True)
             self._log.warning("lead_lost", provider=provider)
+
+    async def leave(self, provider: str) -> None:
+        self._wanted.discard(provider)
+        # Whoever leads anew from here on locks once more: the database counts locks and unlocks of a session.
+        if self._held.pop(provider, None) is not None:
+            with suppress(*_FAILURES):  # the lock is gone with its connection
+                await self._run("SELECT pg_advisory_unlock($1)", _lock_key(provider))
 
     async def tell(self, message: Message, connection: Connection | None = None) -> None:
         payload = msgspec.json.encode(_Envelope(self._name, message)).decode()

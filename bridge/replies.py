@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from bridge.planfix import BadRequest
+from bridge.envelope import BadRequest
 from bridge.texts import presentable, text
 from bridge.tickets import REJECTED_SHOWN
 from providers.base import Reason

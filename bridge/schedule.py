@@ -77,7 +77,7 @@ class Schedule:
             if queue.in_flight:
                 return None
         if not taken:
-            if not queue.fresh:
+            if not (queue.fresh or queue.rewind):  # the last batch may have ended during the read
                 del self._queues[list_id]
             return None
         batch = await self._claim(list_id, queue, taken)

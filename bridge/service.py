@@ -21,6 +21,7 @@ from bridge.intake import Intake
 from bridge.lists import Lists
 from bridge.metrics import Metrics, RequestOutcome
 from bridge.planfix import Request
+from bridge.provider_pool import Prepared, ProviderPool
 from bridge.replicas import Message, open_replicas
 from bridge.replies import Failure, ListCreated, Outcome, Tally, Unavailable
 from bridge.store import Store, StoreError
@@ -60,7 +61,9 @@ class Bridge:
         self._stack = AsyncExitStack()
         self._elsewhere: Elsewhere | None = None
         self.store: Store
+        self.providers: ProviderPool
         self.couriers: Couriers
+        self._intake: Intake
         self.actions: Actions
 
     async def __aenter__(self) -> Self:
@@ -70,24 +73,25 @@ class Bridge:
             stack.push_async_callback(self.store.close)
             replicas = await open_replicas(self.config.store, self._heard)
             stack.push_async_callback(replicas.close)
-            judged_by = self.config.guard
-            guard = RemovalGuard(self.store.removals, judged_by, self.clock) if judged_by else None
+            self.providers = ProviderPool(self.config.providers, self.metrics)
             self.couriers = Couriers(
-                self.config.providers,
+                self.providers,
                 store=self.store,
                 tickets=self.tickets,
                 metrics=self.metrics,
                 clock=self.clock,
                 replicas=replicas,
-                guarded=guard is not None,
+                guarded=self.config.guard is not None,
             )
             elsewhere = self._elsewhere = Elsewhere(self.store, self.tickets, self.couriers, self.clock)
             stack.push_async_callback(elsewhere.close)
-            stack.push_async_callback(self.couriers.stop, self.config.server.grace_s)
+            stack.push_async_callback(self._stop_couriers)
+            self._intake = Intake(self.store, self.tickets, replicas, self.couriers.stored, self._guard())
             self.actions = Actions(
                 lists=Lists(self.store, self.clock),
-                intake=Intake(self.store, self.tickets, replicas, self.couriers.stored, guard),
+                intake=self._intake,
                 tickets=self.tickets,
+                providers=self.providers,
                 couriers=self.couriers,
                 elsewhere=elsewhere,
                 clock=self.clock,
@@ -100,6 +104,24 @@ class Bridge:
 
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
+
+    def take_over(self, config: Config, prepared: Prepared) -> None:
+        """Goes on with other settings from the next request on; `prepared` is what `providers` made of them.
+
+        What `bridge.reload` says needs a restart must be as it was.
+        """
+        self.config = config
+        self.tokens = Tokens(config.accounts)
+        self.actions.reply_within_s = config.server.reply_within_s
+        self._intake.guard = self._guard()
+        self.couriers.take_over(config.providers, prepared, guarded=config.guard is not None)
+
+    def _guard(self) -> RemovalGuard | None:
+        judged_by = self.config.guard
+        return RemovalGuard(self.store.removals, judged_by, self.clock) if judged_by else None
+
+    async def _stop_couriers(self) -> None:
+        await self.couriers.stop(self.config.server.grace_s)
 
     def _heard(self, message: Message) -> None:
         if self._elsewhere is not None:  # before, the outbox is still to be read, and tells the same

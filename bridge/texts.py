@@ -69,6 +69,7 @@ TEXTS: Final[Mapping[str, str]] = {
     "method_not_allowed": gettext_noop("This URL does not take this HTTP method. Send a POST."),
     "too_large": gettext_noop("The request is too large. Raise server.max_body_mb in the bridge's configuration."),
     "too_slow": gettext_noop("The request did not arrive in time. Send it again."),
+    "busy": gettext_noop("Too many connections at once. Try again in a minute."),
     "bad_http": gettext_noop("This is not a proper HTTP request. Check the URL and the proxy before the bridge."),
     # the request is malformed
     "malformed": gettext_noop("The body is not a JSON object. Send one JSON object in UTF-8."),

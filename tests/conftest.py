@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: both kinds of store, a driven clock, quiet logs."""
+"""Fixtures that all tests share: both kinds of store, a driven clock, logs that are quiet and hold no secrets."""
 
 from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
@@ -8,22 +8,22 @@ from uuid import uuid4
 import asyncpg
 import pgserver
 import pytest
-import structlog
 
 from bridge.store import Store
 from providers.testing.fake import without_waits
 from tests.bench import Bench
 from tests.clock import DrivenClock
+from tests.leaks import watch_secrets, watched_logs
 from tests.postbox import install
+
+watch_secrets()
 
 
 @pytest.fixture(autouse=True)
-def log_lines() -> Iterator[list[MutableMapping[str, Any]]]:
-    """What was logged, instead of printing it."""
-    capture = structlog.testing.LogCapture()
-    structlog.configure(processors=[capture], cache_logger_on_first_use=False)
-    yield capture.entries
-    structlog.reset_defaults()
+def log_lines(caplog: pytest.LogCaptureFixture) -> Iterator[list[MutableMapping[str, Any]]]:
+    """What was logged, instead of printing it. A key, token or whole address in it fails the test."""
+    with watched_logs(lambda: caplog.get_records("call")) as lines:
+        yield lines
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,11 @@
 """A bridge over the ESP in memory, driven through HTTP as Planfix would."""
 
+import asyncio
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -44,8 +47,10 @@ def assert_one_shape(answer: Answer) -> None:
 class HttpBench(Bench):
     """A bench whose bridge listens on free ports. Every answer of the public port is checked for its shape."""
 
-    def __init__(self, store_url: str, clock: DrivenClock, **server: Any) -> None:
-        super().__init__(store_url, clock, **({"port": 0} | server))
+    path: Path | None = None  # of the settings file, where there is one
+
+    def __init__(self, store_url: str, clock: DrivenClock, place: str | None = None, **server: Any) -> None:
+        super().__init__(store_url, clock, place, **({"port": 0} | server))
         self.config = msgspec.structs.replace(self.config, admin=Admin(port=0))
         self.token = self.account.tokens[0].reveal()
         self.listening: Listening
@@ -54,7 +59,7 @@ class HttpBench(Bench):
 
     async def start(self) -> None:
         async with AsyncExitStack() as stack:
-            self.listening = await stack.enter_async_context(listening(self.config, self.clock))
+            self.listening = await stack.enter_async_context(listening(self.config, self.clock, self.path))
             self.session = await stack.enter_async_context(aiohttp.ClientSession())
             self._stack = stack.pop_all()
         self.bridge = self.listening.bridge
@@ -99,3 +104,17 @@ class HttpBench(Bench):
 def wire(contact_id: int | str, address: str | None = None, **names: str) -> dict[str, object]:
     """A contact as Planfix writes it."""
     return {"id": contact_id, "email": f"p{contact_id}@x.test" if address is None else address, **names}
+
+
+async def beside(http: HttpBench, check: Callable[[], None]) -> None:
+    """Runs a check in a thread, for the bridge has this one; whoever waits for time to pass need not."""
+
+    async def go_on() -> None:
+        while True:
+            await http.clock.until_waiting()
+            http.clock.skip()
+            await asyncio.sleep(0)
+
+    going_on = asyncio.create_task(go_on())
+    await asyncio.to_thread(check)
+    going_on.cancel()

@@ -111,6 +111,10 @@ class MemoryProvider(Provider[Settings]):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.esp = ESPS.setdefault(settings.base_url, MemoryEsp())
+        self.closed = False
+
+    async def close(self) -> None:
+        self.closed = True
 
     async def check(self) -> list[Finding]:
         return await self.esp.call("check", [], lambda _: list(self.esp.findings))

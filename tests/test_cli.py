@@ -28,7 +28,7 @@ from providers.base import Reason
 from providers.sandbox import SandboxProvider
 
 T = TypeVar("T")
-COMMANDS = ("init", "serve", "check", "providers", "lists", "pending", "problems", "simulate")
+COMMANDS = ("init", "serve", "reload", "check", "providers", "lists", "pending", "problems", "simulate")
 EMPTY = {
     "lists": "No lists yet. Planfix makes one when a mailing is switched on in a filter.\n",
     "pending": "Nothing is pending: every change has been delivered or refused.\n",
@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(*args: str, **env: str) -> Result:
+def run(*args: str, **env: str | None) -> Result:
     return CliRunner().invoke(main, args, env=env)
 
 

@@ -1,13 +1,15 @@
 """Whatever bytes reach the public port: one JSON answer of the right shape, no fault of ours, and the server lives."""
 
 import asyncio
+import copy
 import gzip
 import json
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,8 +17,9 @@ from hypothesis import strategies as st
 
 from bridge.texts import text
 from tests.clock import DrivenClock
-from tests.http_bench import Answer, HttpBench, assert_one_shape, wire
+from tests.http_bench import HttpBench, beside, wire
 from tests.postbox import install
+from tests.raw_http import connected, create, post, sent
 
 MEGABYTE = 1024 * 1024
 
@@ -30,63 +33,6 @@ async def http(tmp_path: Path, clock: DrivenClock, monkeypatch: pytest.MonkeyPat
     yield bench
     assert (await bench.ask("createList", listName="it lives")).status == 200
     await bench.stop()
-
-
-class Wire:
-    """One connection on which a test writes what it likes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self.writer = writer
-
-    async def send(self, *pieces: bytes) -> None:
-        for piece in pieces:
-            self.writer.write(piece)
-            await self.writer.drain()
-
-    async def head(self) -> list[str]:
-        """The lines before the next body."""
-        return (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip().split("\r\n")
-
-    async def answer(self, *, of_head: bool = False) -> Answer:
-        """The next answer. Raises IncompleteReadError when there is none."""
-        status_line, *lines = await self.head()
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
-        status = int(status_line.split()[1])
-        assert headers["server"] == "planfix-bridge"
-        content = b"" if of_head else await self._reader.readexactly(int(headers["content-length"]))
-        answer = Answer(status, headers["content-type"], content)
-        if not of_head:
-            assert_one_shape(answer)
-        return answer
-
-    async def rest(self) -> bytes:
-        """What comes until the server hangs up."""
-        return await self._reader.read()
-
-
-@asynccontextmanager
-async def connected(http: HttpBench) -> AsyncIterator[Wire]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-async def sent(http: HttpBench, *pieces: bytes) -> Answer:
-    async with connected(http) as wire_:
-        await wire_.send(*pieces)
-        return await wire_.answer()
-
-
-def post(body: bytes, *headers: str, path: str = "/planfix", length: bool = True) -> bytes:
-    lines = [f"POST {path} HTTP/1.1", "Host: bridge", *headers, *([f"Content-Length: {len(body)}"] if length else [])]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def create(http: HttpBench, name: str = "A") -> bytes:
-    return http.body("createList", listName=name)
 
 
 # Broken HTTP
@@ -294,7 +240,66 @@ async def test_any_body_gets_one_answer_of_the_right_shape(http: HttpBench) -> N
         assert answer.status < 500
         assert http.token not in answer.content.decode()
 
-    await asyncio.to_thread(check)
+    await beside(http, check)
+
+
+def holders(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Every place inside a JSON value: who holds it, and by which key or index."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield value, key
+        yield from holders(value[key])
+
+
+@st.composite
+def mutated(draw: st.DrawFn, documents: list[dict[str, Any]]) -> bytes:
+    """A good request with a few things changed: as JSON, in its spelling, in its bytes."""
+    document = copy.deepcopy(draw(st.sampled_from(documents)))
+    odd = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just([]) | st.just({})
+    for _ in range(draw(st.integers(0, 3))):
+        places = list(holders(document))
+        if not places:
+            break
+        holder, key = draw(st.sampled_from(places))
+        match draw(st.sampled_from(["drop", "replace", "wrap", "move"])):
+            case "drop":
+                del holder[key]
+            case "replace":
+                holder[key] = draw(odd)
+            case "wrap":
+                holder[key] = draw(st.sampled_from([[holder[key]], {"value": holder[key]}]))
+            case "move":
+                holder[key] = copy.deepcopy(document.get(draw(st.sampled_from(["action", "authToken", "data"]))))
+    body = json.dumps(document, ensure_ascii=draw(st.booleans()), default=str).encode("utf-8", "surrogatepass")
+    if draw(st.booleans()):
+        body = b"json=" + quote(body).encode()
+    for _ in range(draw(st.integers(0, 2))):
+        start = draw(st.integers(0, len(body)))
+        end = draw(st.integers(start, min(len(body), start + 5)))
+        body = body[:start] + draw(st.binary(max_size=5)) + body[end:]
+    return body
+
+
+async def test_any_change_of_a_good_request_gets_one_answer_of_the_right_shape(http: HttpBench) -> None:
+    loop = asyncio.get_running_loop()
+    list_id = (await http.ask("createList", listName="A")).body["listId"]
+    contacts = [wire(1, firstName="Анна"), wire("2", lastName="Bär")]
+    documents = [
+        json.loads(http.body("createList", listName="A")),
+        json.loads(http.body("importContacts", listId=list_id, contacts=contacts)),
+        json.loads(http.body("updateContact", listId=list_id, action="update", contact=wire(1), oldEmail="o@x.test")),
+        json.loads(http.body("deleteList", listId="memory:77")),
+    ]
+
+    @given(body=mutated(documents), packed=st.booleans())
+    @settings(max_examples=200, deadline=None)
+    def check(body: bytes, packed: bool) -> None:
+        headers = {"Content-Encoding": "gzip"} if packed else {}
+        sending = http.post(gzip.compress(body) if packed else body, **headers)
+        answer = asyncio.run_coroutine_threadsafe(sending, loop).result()
+        assert answer.status in (200, 400, 401)
+        assert http.token not in answer.content.decode()
+
+    await beside(http, check)
 
 
 async def test_any_bytes_on_the_wire_leave_the_server_alive(http: HttpBench) -> None:
@@ -315,4 +320,4 @@ async def test_any_bytes_on_the_wire_leave_the_server_alive(http: HttpBench) -> 
         answered = asyncio.run_coroutine_threadsafe(talk(message), loop).result()
         assert b" 50" not in answered.split(b"\r\n")[0]
 
-    await asyncio.to_thread(check)
+    await beside(http, check)

@@ -6,6 +6,7 @@ from bridge.cli.common import unfold_when_piped
 from bridge.cli.init import init
 from bridge.cli.inspect import check, providers
 from bridge.cli.look import lists, pending, problems
+from bridge.cli.reload import reload
 from bridge.cli.serve import serve
 from bridge.cli.simulate import simulate
 
@@ -17,5 +18,5 @@ def main() -> None:
     unfold_when_piped()
 
 
-for command in (init, serve, check, providers, lists, pending, problems, simulate):
+for command in (init, serve, reload, check, providers, lists, pending, problems, simulate):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """What the commands share: finding the configuration, running async code, saying errors in one sentence."""
 
 import asyncio
+import ipaddress
 import os
 from collections.abc import Coroutine
 from datetime import UTC, datetime
@@ -86,6 +87,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         raise UserError(str(error)) from error
     except ProviderError as error:
         raise UserError(f"The provider answered: {type(error).__name__} {error.detail}") from error
+
+
+def local_url(host: str, port: int) -> str:
+    """Where a bridge that runs here answers, by the settings of its listener."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        pass  # a name
+    else:
+        if address.is_unspecified:  # "listen everywhere" is no place to call
+            host = "127.0.0.1" if address.version == 4 else "::1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def table(*columns: str) -> Table:

@@ -12,7 +12,7 @@ from rich.panel import Panel
 
 from bridge import logs
 from bridge.cli.common import SANDBOX_FOLDER, UserError, config_option, err, escape, load_config, run
-from bridge.config import Config, ConfigError, sandbox_config
+from bridge.config import Config, ConfigError, config_path, sandbox_config
 from bridge.server import Listening, serve_until_stopped
 
 
@@ -24,9 +24,10 @@ def serve(config_file: str | None, sandbox: bool) -> None:
     if sandbox and config_file:
         raise UserError("--sandbox takes no settings file.")
     config = _sandbox_config(SANDBOX_FOLDER) if sandbox else load_config(config_file)
+    path = config_path(config_file)
     logs.set_up()
     try:
-        run(_serve(config, sandbox))
+        run(_serve(config, None if sandbox or not path.exists() else path))
     except OSError as error:
         server, admin = config.server, config.admin
         reason = str(error.strerror).rpartition(": ")[2]  # asyncio puts the address before it
@@ -36,13 +37,13 @@ def serve(config_file: str | None, sandbox: bool) -> None:
         ) from error
 
 
-async def _serve(config: Config, sandbox: bool) -> None:
+async def _serve(config: Config, path: Path | None) -> None:
     started: asyncio.Future[Listening] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve_until_stopped(config, started))
+    serving = asyncio.create_task(serve_until_stopped(config, path, started))
     both: set[asyncio.Future[Any]] = {serving, started}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if started.done():
-        _greet(config, started.result(), sandbox)
+        _greet(config, started.result(), sandbox=path is None)
     with suppress(asyncio.CancelledError):
         await serving
 
@@ -56,7 +57,7 @@ def _sandbox_config(folder: Path) -> Config:
         raise UserError(f"Cannot write to {folder}: {error.strerror}") from error
 
 
-def _greet(config: Config, running: Listening, sandbox: bool) -> None:
+def _greet(config: Config, running: Listening, *, sandbox: bool) -> None:
     """What to type into Planfix. A token is shown only where the sandbox has made it up."""
     lines = [f"URL for Planfix  [bold]{escape(running.url)}[/]"]
     if sandbox:

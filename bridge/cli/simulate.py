@@ -1,6 +1,5 @@
 """`planfix-bridge simulate`."""
 
-import ipaddress
 import random
 import shlex
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from bridge.cli.common import (
     escape,
     json_option,
     load_config,
+    local_url,
     out,
     print_json,
     run,
@@ -173,16 +173,7 @@ def _url_of(config: Config) -> str:
     server = config.server
     if server.port == 0:
         raise UserError("The settings leave the port open (0); give the URL that the bridge printed when it started.")
-    host = server.host
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        pass  # a name
-    else:
-        if address.is_unspecified:  # "listen everywhere" is no place to call
-            host = "127.0.0.1" if address.version == 4 else "::1"
-    shown = f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{server.port}{server.path}"
+    return local_url(server.host, server.port) + server.path
 
 
 def _csv_contacts(path: Path) -> list[Contact]:

@@ -11,7 +11,9 @@ from aiohttp.typedefs import Handler
 
 from bridge.app import healthz
 from bridge.checks import Checks
-from bridge.couriers import ProviderMissing
+from bridge.openapi import document
+from bridge.provider_pool import ProviderMissing
+from bridge.reload import Reloading, ReloadRefused
 from bridge.service import Bridge
 from bridge.status import view
 from bridge.status.access import Denied, harden, only_with_token, same
@@ -33,10 +35,10 @@ _BROKE_OFF: Final = Message("The page could not be made. Look at the bridge's lo
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
-def admin_app(bridge: Bridge) -> web.Application:
+def admin_app(bridge: Bridge, reloading: Reloading) -> web.Application:
     """What only the people who run the bridge may reach."""
     pages = _Pages(bridge)
-    machines = _Machines(bridge)
+    machines = _Machines(bridge, reloading)
     app = web.Application(middlewares=[pages.told_to_people, only_with_token(bridge)], client_max_size=MAX_FORM_BYTES)
     app.on_response_prepare.append(harden)
     set_up(app)
@@ -46,6 +48,8 @@ def admin_app(bridge: Bridge) -> web.Application:
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", machines.readyz)
     app.router.add_get("/metrics", machines.metrics)
+    app.router.add_post("/reload", machines.reload)
+    app.router.add_get("/openapi.json", machines.openapi)
     return app
 
 
@@ -54,7 +58,7 @@ class _Pages:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
-        self._checks = Checks(bridge.couriers, bridge.clock)
+        self._checks = Checks(bridge.providers, bridge.couriers, bridge.clock)
         self._form_token = secrets.token_urlsafe(32)
 
     async def status(self, request: web.Request) -> web.Response:
@@ -109,10 +113,11 @@ class _Pages:
 
 
 class _Machines:
-    """What orchestrators and Prometheus read."""
+    """What orchestrators, Prometheus and commands ask."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, reloading: Reloading) -> None:
         self._bridge = bridge
+        self._reloading = reloading
 
     async def readyz(self, _: web.Request) -> web.Response:
         try:
@@ -133,6 +138,17 @@ class _Machines:
         except StoreError as error:
             return _store_failed(error)
         return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        if "Origin" in request.headers:  # a web page, in a browser that may send a password by itself
+            raise Denied(403, Message("Only the command planfix-bridge reload may ask for this."))
+        try:
+            return web.json_response({"changes": await self._reloading.reload()})
+        except ReloadRefused as error:
+            return web.json_response({"faults": error.faults}, status=422)
+
+    async def openapi(self, _: web.Request) -> web.Response:
+        return web.json_response(document(self._bridge.config))
 
 
 def _store_failed(error: StoreError) -> web.Response:

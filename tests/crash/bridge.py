@@ -17,6 +17,7 @@ import aiohttp
 import asyncpg
 
 from tests.crash.esp import ROOT
+from tests.leaks import leaks_in
 
 TOKEN = "a token of the crash tests"
 DEADLINE_S = 60.0
@@ -51,6 +52,7 @@ class BridgeProcess:
         self._admin = f"http://127.0.0.1:{admin_port}"
         self._config = folder / "config.yaml"
         self._config.write_text(json.dumps(config))  # which is YAML as well
+        self._secrets = (TOKEN, str(settings.get("api_key", "")))
         self._log = folder / "bridge.log"
         self._log_from = 0  # where the lines of the present process begin
         self._process: asyncio.subprocess.Process | None = None
@@ -84,6 +86,10 @@ class BridgeProcess:
         """A graceful stop begins."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
+
+    def leaks(self) -> list[str]:
+        """What the log of all its lives holds and may not."""
+        return [f"the log holds {leak}" for leak in leaks_in(self._log.read_text(), also=self._secrets)]
 
     def is_leading(self) -> bool:
         """Whether the last line about it in the log of the present process says so."""

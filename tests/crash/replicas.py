@@ -63,6 +63,7 @@ async def play_replicas(number: int, folder: Path, store_url: str, kills: int, s
         await until(bridges[0].is_idle, "everything to be delivered")
         state = await esp.state()
         result.differences = planfix.faults + planfix.model.differences(state)
+        result.differences += [leak for bridge in bridges for leak in bridge.leaks()]
         result.max_parallel = state.max_parallel
         # The making of a list is outside the limit on the calls that deliver.
         if state.max_parallel > MailchimpProvider.limits.parallel_calls + 1:

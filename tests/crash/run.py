@@ -279,7 +279,7 @@ async def play(
             result.kills[moment] = result.kills.get(moment, 0) + 1
         await run.settle()
         assert not watching.done(), watching.exception()
-        result.differences = await run.differences()
+        result.differences = await run.differences() + run.bridge.leaks()
         model = run.planfix.model
         state = await esp.state()
         result.answered, result.unanswered = run.planfix.answered, run.planfix.unanswered
