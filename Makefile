@@ -9,6 +9,8 @@
 #   make lock    pins what the image is built from, anew;  make check-deploy  checks image, charts, alerts as far as that
 #                goes without an engine or a cluster
 #   make soak    two minutes of mixed load: memory, open files, threads and the store must stay flat;  make soak SECONDS=3600
+#   make bench   measures speed and memory against fake ESPs on two cores, under 15 minutes, and writes benchmarks/RESULTS.md
+#                and its plots;  make bench ARGS=--quick;  make bench ARGS="single imports" writes to build/benchmarks
 #   make crash   hundreds of kill -9 over stores and ESPs, about ten minutes;  make crash ARGS="--seed 7 --kills 60"
 #   make catalogs  brings the translations in bridge/locale up to date with the texts in the code and the templates
 #   make clean   removes what the others made, but not ./data
@@ -80,6 +82,9 @@ catalogs: $(VENV)/.dev
 	$(BIN)/pybabel --quiet update --domain bridge --input-file $(VENV)/bridge.pot --output-dir bridge/locale \
 		--no-fuzzy-matching --ignore-obsolete --ignore-pot-creation-date --no-wrap
 
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(ARGS)
+
 clean:
 	rm -rf $(VENV) $(TOOLS) $(MAILMAN) .example build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -101,4 +106,8 @@ $(VENV)/.dev: $(VENV)/.runtime
 		echo "Tests need Python 3.11 or 3.12: pgserver is packaged for no newer one. make clean, then make PYTHON=python3.12 ..."; \
 		exit 1; } >&2
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

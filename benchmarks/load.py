@@ -62,9 +62,6 @@ class Planfix:
     async def create_list(self, name: str) -> str:
         return str((await self.send(self.body("createList", {"listName": name})))["listId"])
 
-    async def bring(self, list_id: str, body: bytes) -> dict[str, Any]:
-        return await self.send(body)
-
     def import_body(self, list_id: str, contacts: list[dict[str, Any]]) -> bytes:
         return self.body("importContacts", {"listId": list_id, "contacts": contacts})
 

@@ -19,6 +19,7 @@ import aiohttp
 import psutil
 
 ROOT: Final = Path(__file__).parents[1]
+LOG: Final = ROOT / "build" / "benchmarks.log"
 TOKEN: Final = "a token of the benchmarks, long enough"  # noqa: S105 - guards nothing
 CORES: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
 BRIDGE_CORE: Final = CORES[0]
@@ -87,7 +88,8 @@ class Running:
 @contextmanager
 def pinned(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Python process on the bridge's core; it ends with the block."""
-    log = (ROOT / "build" / "benchmarks.log").open("wb")
+    LOG.parent.mkdir(exist_ok=True)
+    log = LOG.open("wb")
     command = ["taskset", "-c", str(BRIDGE_CORE), sys.executable, *arguments]
     with log, subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT) as process:  # noqa: S603 - our own modules
         try:
@@ -128,7 +130,7 @@ async def until_it_answers(url: str, process: subprocess.Popen[bytes]) -> None:
                         return
             except aiohttp.ClientError:
                 await asyncio.sleep(0.005)
-    raise RuntimeError(f"the process ended before it answered; see {ROOT / 'build' / 'benchmarks.log'}")
+    raise RuntimeError(f"the process ended before it answered; see {LOG}")
 
 
 def free_ports(count: int) -> list[int]:

@@ -17,8 +17,8 @@ def write(folder: Path, machine: Mapping[str, str], cases: Sequence[Case], minut
     """Writes `RESULTS.md` and `plots/*.svg` into the folder."""
     parts = [
         "# Benchmark results",
-        "Written by `make bench`. The bridge has one core for itself; the fake services and the load share the other, in a process "
-        "of their own. Ratios are of one run on one machine; times of another machine are different.",
+        "Written by `make bench`. The bridge has one core for itself; the fake services and the load share the other, "
+        "in a process of their own. Ratios are of one run on one machine; times of another machine are different.",
         "\n".join(f"- {name}: {value}" for name, value in machine.items()) + f"\n- this run took {minutes:.0f} minutes",
         "## Targets",
         _table(
@@ -37,12 +37,12 @@ def write(folder: Path, machine: Mapping[str, str], cases: Sequence[Case], minut
     ]
     for case in cases:
         parts += [f"## {case.title}", case.about, _table(case.columns, case.rows)]
-        parts += [f"- {note}" for note in case.notes]
+        parts.append("\n".join(f"- {note}" for note in case.notes))
         for curve in case.curves:
             name = re.sub(r"\W+", "-", curve.title.lower()) + ".svg"
             _plot(curve, folder / "plots" / name)
             parts.append(f"![{curve.title}](plots/{name})")
-    (folder / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
+    (folder / "RESULTS.md").write_text("\n\n".join(filter(None, parts)) + "\n")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

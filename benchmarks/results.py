@@ -1,4 +1,4 @@
-"""What the cases found: rows of numbers, targets, and curves; kept as JSON until the report is written."""
+"""What the cases found: rows of numbers, targets, and curves."""
 
 import statistics
 from collections.abc import Sequence
@@ -45,6 +45,9 @@ class Case:
 
     def row(self, *cells: Any) -> None:
         self.rows.append(cells)
+
+    def target(self, what: str, found: float, wanted: float, *, at_most: bool = True) -> None:
+        self.targets.append(Target(what, found, wanted, at_most))
 
 
 def median(values: Sequence[float]) -> float:

@@ -5,11 +5,12 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from benchmarks.esps import esp
 from benchmarks.load import Planfix
 from benchmarks.machine import bridge
-from benchmarks.results import Case, Curve, Target, median
+from benchmarks.results import Case, Curve, median
 
 CLIENTS = (1, 16, 64, 256)
 LATENCIES_S = (0.0, 0.05, 0.2)
@@ -19,28 +20,35 @@ BURST = 10_000
 NODE_RED_CPU_MS = 1.0  # measured before, on a machine of two cores: issue of the project
 
 
-async def one(
-    store: str, latency_s: float, clients: int, requests: int, folder: Path
-) -> tuple[float, float, float, float, float]:
-    """Requests a second, CPU ms a request, p50 and p99 in ms, calls a request."""
-    async with esp("mailchimp tag", latency_s) as service:
-        async with bridge(folder, store, {"mailchimp": service.settings}, main="mailchimp") as running:
-            async with Planfix(running.url, clients=clients) as planfix:
-                list_id = await planfix.create_list("Клиенты")
-                warm = list(islice(planfix.updates(list_id, 10_000_000), max(50, clients)))
-                await planfix.burst(warm)
-                bodies = list(islice(planfix.updates(list_id, 1), requests))
-                calls = service.calls
-                async with running.meter() as meter:
-                    latencies = await planfix.burst(bodies)
-                cost = meter.cost
-                return (
-                    requests / cost.wall_s,
-                    cost.cpu_s / requests * 1000,
-                    latencies.p50_ms,
-                    latencies.p99_ms,
-                    (service.calls - calls) / requests,
-                )
+class Single(NamedTuple):
+    """What single updates came to."""
+
+    requests_per_s: float
+    cpu_ms: float  # of a request
+    p50_ms: float
+    p99_ms: float
+    calls: float  # of the ESP, for a request
+
+
+async def one(store: str, latency_s: float, clients: int, requests: int, folder: Path) -> Single:
+    async with (
+        esp("mailchimp tag", latency_s) as service,
+        bridge(folder, store, {"mailchimp": service.settings}, main="mailchimp") as running,
+        Planfix(running.url, clients=clients) as planfix,
+    ):
+        list_id = await planfix.create_list("Клиенты")
+        await planfix.burst(list(islice(planfix.updates(list_id, 10_000_000), max(50, clients))))  # warm
+        bodies = list(islice(planfix.updates(list_id, 1), requests))
+        calls = service.calls
+        async with running.meter() as meter:
+            told = await planfix.burst(bodies)
+        return Single(
+            requests / meter.cost.wall_s,
+            meter.cost.cpu_s / requests * 1000,
+            told.p50_ms,
+            told.p99_ms,
+            (service.calls - calls) / requests,
+        )
 
 
 async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
@@ -52,7 +60,7 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
     )
     throughput: dict[str, list[tuple[float, float]]] = {}
     cpu: dict[str, list[tuple[float, float]]] = {}
-    alone_ms: dict[tuple[str, float], float] = {}
+    alone_ms = 0.0
     for kind in ("SQLite", "PostgreSQL"):
         for latency_s in LATENCIES_S:
             for clients in CLIENTS:
@@ -63,33 +71,28 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
                     with TemporaryDirectory() as name:
                         store = f"sqlite:///{name}/bridge.db" if kind == "SQLite" else await new_database()
                         runs.append(await one(store, latency_s, clients, requests, Path(name)))
-                rps, cpu_ms, p50, p99, calls = (median(values) for values in zip(*runs, strict=True))
+                found = Single(*(median(values) for values in zip(*runs, strict=True)))
                 line = f"{kind}, ESP {latency_s * 1000:.0f} ms"
-                throughput.setdefault(line, []).append((clients, rps))
-                cpu.setdefault(line, []).append((clients, cpu_ms))
+                throughput.setdefault(line, []).append((clients, found.requests_per_s))
+                cpu.setdefault(line, []).append((clients, found.cpu_ms))
                 case.row(
                     kind,
                     round(latency_s * 1000),
                     clients,
-                    round(rps),
-                    round(cpu_ms, 3),
-                    round(p50, 1),
-                    round(p99, 1),
-                    round(calls, 3),
+                    round(found.requests_per_s),
+                    round(found.cpu_ms, 3),
+                    round(found.p50_ms, 1),
+                    round(found.p99_ms, 1),
+                    round(found.calls, 3),
                 )
                 if clients == 1:
-                    alone_ms[kind, latency_s] = p50
+                    alone_ms = found.p50_ms
                 if headline:
-                    case.targets += [
-                        Target("CPU of a request, ms (64 clients, ESP 50 ms, SQLite)", round(cpu_ms, 3), 0.35),
-                        Target(
-                            "a Node-RED flow's CPU (1 ms) over the bridge's",
-                            round(NODE_RED_CPU_MS / cpu_ms, 2),
-                            3,
-                            at_most=False,
-                        ),
-                        Target("latency added at p99, ms", round(p99 - alone_ms[kind, latency_s], 1), 10),
-                    ]
+                    cpu_ms = found.cpu_ms
+                    case.target("CPU of a request, ms (64 clients, ESP 50 ms, SQLite)", round(cpu_ms, 3), 0.35)
+                    times = round(NODE_RED_CPU_MS / cpu_ms, 2)
+                    case.target("a Node-RED flow's CPU (1 ms) over the bridge's", times, 3, at_most=False)
+                    case.target("latency added at p99, ms", round(found.p99_ms - alone_ms, 1), 10)
     case.curves += [
         Curve("Requests a second", "clients", "requests/s", throughput),
         Curve("CPU of a request", "clients", "ms", cpu),
@@ -99,17 +102,18 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
 
 
 async def _burst(case: Case) -> None:
-    """A burst of single updates to one list: how many calls they become."""
+    """A burst of single updates to one list: how many calls they become, where a batch is one call (an audience)."""
     with TemporaryDirectory() as name:
-        async with esp("mailchimp tag", 0.2) as service:
-            store = f"sqlite:///{name}/bridge.db"
-            async with bridge(Path(name), store, {"mailchimp": service.settings}, main="mailchimp") as running:
-                async with Planfix(running.url, clients=BURST) as planfix:
-                    list_id = await planfix.create_list("Клиенты")
-                    bodies = list(islice(planfix.updates(list_id, 1), BURST))
-                    calls = service.calls
-                    await planfix.burst(bodies)
-                    needed = math.ceil(BURST / 500) + 20
-                    case.targets.append(
-                        Target(f"calls for a burst of {BURST:,} single updates", service.calls - calls, needed)
-                    )
+        async with (
+            esp("mailchimp audience", 0.2) as service,
+            bridge(
+                Path(name), f"sqlite:///{name}/bridge.db", {"mailchimp": service.settings}, main="mailchimp"
+            ) as running,
+            Planfix(running.url, clients=BURST) as planfix,
+        ):
+            list_id = await planfix.create_list("Клиенты")
+            bodies = list(islice(planfix.updates(list_id, 1), BURST))
+            calls = service.calls
+            await planfix.burst(bodies)
+            needed = math.ceil(BURST / 500) + 20
+            case.target(f"calls for a burst of {BURST:,} single updates", service.calls - calls, needed)
