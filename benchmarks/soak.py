@@ -5,6 +5,7 @@ Run it from the repository: `make soak`, or `make soak SECONDS=3600`.
 
 import argparse
 import asyncio
+import json
 import os
 import random
 import re
@@ -18,14 +19,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import IO, Any, Final
 
 import aiohttp
 import psutil
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.import_memory import process
 from bridge.sample_contacts import made_up
 from bridge.simulator import Planfix
 
@@ -75,6 +75,18 @@ class Verdict:
     def flat(self) -> bool:
         _, second, _, last = self.quarters
         return last - second <= max(self.measure.tolerance, self.measure.share * second)
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator[dict[str, Any]]:
+    """A Python process that says in its first line, as JSON, where it is reached; it ends with the block."""
+    command = [sys.executable, "-m", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:  # noqa: S603 - our own modules
+        try:
+            output: IO[str] = running.stdout  # type: ignore[assignment]  # it is a pipe
+            yield json.loads(output.readline())
+        finally:
+            running.terminate()
 
 
 @contextmanager
@@ -151,7 +163,7 @@ async def left_over(admin_url: str) -> int:
 async def soak(seconds: float, console: Console) -> bool:
     with (
         tempfile.TemporaryDirectory() as temporary,
-        process("tests.fakes.mailchimp", "--latency-s", str(ESP_LATENCY_S)) as (_, esp),
+        process("tests.fakes.mailchimp", "--latency-s", str(ESP_LATENCY_S)) as esp,
         serving(Path(temporary), esp) as (bridge, url, admin_url),
     ):
         samples: dict[str, list[float]] = {measure.name: [] for measure in MEASURES}

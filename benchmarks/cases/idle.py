@@ -24,8 +24,7 @@ async def run() -> Case:
     for title, accounts, lists in (("one account", 1, 0), ("1,000 accounts, 10,000 lists", 1000, 10_000)):
         with TemporaryDirectory() as name:
             store = Path(name) / "bridge.db"
-            if lists:
-                await asyncio.to_thread(partial(fill, store, "brevo", contacts=lists, lists=lists, accounts=accounts))
+            await asyncio.to_thread(partial(fill, store, "brevo", contacts=lists, lists=lists, accounts=accounts))
             names = {f"a{number}": "brevo" for number in range(accounts)}
             async with (
                 esp("brevo", 0.0) as service,

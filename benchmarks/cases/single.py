@@ -54,8 +54,8 @@ async def one(store: str, latency_s: float, clients: int, requests: int, folder:
 async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
     case = Case(
         "Single updates",
-        "One contact a request to one Mailchimp list (tag mode). Every request is durable before it is answered, and is "
-        "answered when the contact is at Mailchimp. The added latency is the p99 less the median of a single client.",
+        "One contact a request to one Mailchimp list (tag mode). Every request is durable before it is answered, and "
+        "is answered when the contact is at Mailchimp. The added latency is the p99 less the median of a single client.",
         ("store", "ESP ms", "clients", "requests/s", "CPU ms/request", "p50 ms", "p99 ms", "calls/request"),
     )
     throughput: dict[str, list[tuple[float, float]]] = {}
@@ -106,9 +106,7 @@ async def _burst(case: Case) -> None:
     with TemporaryDirectory() as name:
         async with (
             esp("mailchimp audience", 0.2) as service,
-            bridge(
-                Path(name), f"sqlite:///{name}/bridge.db", {"mailchimp": service.settings}, main="mailchimp"
-            ) as running,
+            bridge_to(service) as (running, _),
             Planfix(running.url, clients=BURST) as planfix,
         ):
             list_id = await planfix.create_list("Клиенты")

@@ -3,26 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import asyncpg
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, make_url, text
-from sqlalchemy import Connection as SyncConnection
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.sql.dml import Insert
 
+from bridge.store.schema import NewerSchema, migrate
 from bridge.store.sqlite import Sqlite
 
 R = TypeVar("R")
 
-MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 _FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)  # the last two while connecting
 _MIGRATION_LOCK = 0x706C616E  # an arbitrary number that all replicas share
 
@@ -86,9 +80,12 @@ class Database:
             async with database.write() as connection:
                 if not database._is_sqlite:
                     await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-                await connection.run_sync(_migrate)
-        except BaseException:
+                await connection.run_sync(migrate)
+        except BaseException as error:
             await database.close()
+            if isinstance(error, NewerSchema):
+                reason = f"the store has schema {error}, made by a newer version of the bridge; use that version"
+                raise StoreError(reason) from error
             raise
         return database
 
@@ -124,7 +121,11 @@ class Database:
 
     def insert(self, table: Any) -> Any:
         """An INSERT that knows ON CONFLICT, which both databases write alike and SQLAlchemy spells per database."""
-        return sqlite.insert(table) if self._is_sqlite else postgresql.insert(table)
+        if self._is_sqlite:
+            return sqlite.insert(table)
+        from sqlalchemy.dialects import postgresql  # half of what SQLAlchemy takes of memory, where it is not used
+
+        return postgresql.insert(table)
 
     def upsert(self, table: Any) -> Insert:
         """An INSERT that replaces the row of the same primary key."""
@@ -133,19 +134,6 @@ class Database:
         values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
         replacing: Insert = statement.on_conflict_do_update(index_elements=key, set_=values)
         return replacing
-
-
-def _migrate(connection: SyncConnection) -> None:
-    alembic = AlembicConfig()
-    alembic.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    script = ScriptDirectory.from_config(alembic)
-    current = MigrationContext.configure(connection).get_current_revision()
-    if current == script.get_current_head():
-        return
-    if current is not None and current not in {step.revision for step in script.walk_revisions()}:
-        raise StoreError(f"the store has schema {current}, made by a newer version of the bridge; use that version")
-    alembic.attributes["connection"] = connection
-    command.upgrade(alembic, "head")
 
 
 def _short(error: BaseException) -> str:
