@@ -7,9 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from benchmarks.machine import Running, bridge
 from providers.base import Secret
 from providers.testing import EspHarness
 from tests.end_to_end import esp_of
+
+# Brevo looks at its jobs 30 s later at the earliest: all are to be waited for at one time.
+SETTINGS: dict[str, dict[str, Any]] = {"brevo": {"parallel_calls": 20}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +43,13 @@ async def esp(kind: str, latency_s: float) -> AsyncIterator[Esp]:
             }
             name = harness.provider.name
             yield Esp(name, harness, {"type": name, **settings})
+
+
+@asynccontextmanager
+async def bridge_to(service: Esp) -> AsyncIterator[tuple[Running, Path]]:
+    """A bridge on a new SQLite file that delivers to the service."""
+    with TemporaryDirectory() as name:
+        store = Path(name) / "bridge.db"
+        providers = {service.name: service.settings | SETTINGS.get(service.name, {})}
+        async with bridge(Path(name), f"sqlite:///{store}", providers, main=service.name) as running:
+            yield running, store

@@ -3,8 +3,8 @@
 import time
 from contextlib import suppress
 
-from benchmarks.cases.imports import bridge_to, drained
-from benchmarks.esps import esp
+from benchmarks.cases.imports import drained
+from benchmarks.esps import bridge_to, esp
 from benchmarks.load import Planfix, some_people
 from benchmarks.results import Case
 from providers.testing import Fault

@@ -3,19 +3,16 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mailchimp_marketing import Client
 
-from benchmarks.esps import Esp, esp
+from benchmarks.esps import Esp, bridge_to, esp
 from benchmarks.load import Planfix, some_people
-from benchmarks.machine import Cost, Running, bridge
+from benchmarks.machine import Cost, Running
 from benchmarks.results import Case, Curve
 
 SIZES = (1_000, 10_000, 100_000)
@@ -23,8 +20,6 @@ LARGEST = 1_000_000
 LATENCY_S = 0.2
 SCRIPT_CONTACTS = 10_000  # of the script with one batch after the other; its time grows evenly
 SINGLE_CONTACTS = 100  # of the script with one contact a call
-# Brevo looks at its jobs 30 s later at the earliest: all are to be waited for at one time.
-SETTINGS: dict[str, dict[str, Any]] = {"brevo": {"parallel_calls": 20}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +38,6 @@ class Imported:
     @property
     def grown_mb(self) -> float:
         return self.cost.peak_mb - self.cost.before_mb
-
-
-@asynccontextmanager
-async def bridge_to(service: Esp) -> AsyncIterator[tuple[Running, Path]]:
-    """A bridge on a new SQLite file that delivers to the service."""
-    with TemporaryDirectory() as name:
-        store = Path(name) / "bridge.db"
-        providers = {service.name: service.settings | SETTINGS.get(service.name, {})}
-        async with bridge(Path(name), f"sqlite:///{store}", providers, main=service.name) as running:
-            yield running, store
 
 
 async def drained(store: Path) -> None:

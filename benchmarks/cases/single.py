@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from benchmarks.esps import esp
+from benchmarks.esps import bridge_to, esp
 from benchmarks.load import Planfix
 from benchmarks.machine import bridge
 from benchmarks.results import Case, Curve, median
@@ -103,15 +103,14 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
 
 async def _burst(case: Case) -> None:
     """A burst of single updates to one list: how many calls they become, where a batch is one call (an audience)."""
-    with TemporaryDirectory() as name:
-        async with (
-            esp("mailchimp audience", 0.2) as service,
-            bridge_to(service) as (running, _),
-            Planfix(running.url, clients=BURST) as planfix,
-        ):
-            list_id = await planfix.create_list("Клиенты")
-            bodies = list(islice(planfix.updates(list_id, 1), BURST))
-            calls = service.calls
-            await planfix.burst(bodies)
-            needed = math.ceil(BURST / 500) + 20
-            case.target(f"calls for a burst of {BURST:,} single updates", service.calls - calls, needed)
+    async with (
+        esp("mailchimp audience", 0.2) as service,
+        bridge_to(service) as (running, _),
+        Planfix(running.url, clients=BURST) as planfix,
+    ):
+        list_id = await planfix.create_list("Клиенты")
+        bodies = list(islice(planfix.updates(list_id, 1), BURST))
+        calls = service.calls
+        await planfix.burst(bodies)
+        needed = math.ceil(BURST / 500) + 20
+        case.target(f"calls for a burst of {BURST:,} single updates", service.calls - calls, needed)
