@@ -115,6 +115,19 @@ async def test_what_arrives_during_a_commit_goes_with_the_next_one(inlet: Inlet)
         assert commits() == 2
 
 
+async def test_what_is_committed_one_after_the_other_may_go_in_one_call(inlet: Inlet) -> None:
+    """Delivery hears of the first only with the second: and of each, although what comes after it breaks off."""
+    mapped = await inlet.new_list()
+    first = asyncio.create_task(inlet.intake.put(mapped, [present(1)]))
+    await asyncio.sleep(0)  # lets the commit begin
+    await asyncio.sleep(0)
+    second = asyncio.create_task(inlet.intake.put(mapped, [present(2)]))
+    assert (await first).first_seq == 1
+    assert inlet.woken == []
+    assert (await second).first_seq == 2
+    assert inlet.woken == [(mapped.id, 1), (mapped.id, 1)]
+
+
 async def test_requests_keep_their_changes_together(inlet: Inlet) -> None:
     one, two = await inlet.new_list("one"), await inlet.new_list("two")
     tickets = await inlet.put_all(

@@ -370,3 +370,28 @@ async def test_a_list_of_a_provider_that_is_configured_no_more_keeps_its_changes
     await bench.start()
     await bench.until_delivered()
     assert await bench.mailable(list_id) == {"p1@x.test"}
+
+
+# A list is looked up once
+
+
+async def test_a_list_that_another_process_ends_takes_no_change_although_it_was_open_a_moment_ago(bench: Bench) -> None:
+    list_id = await bench.create()
+    assert await bench.change(list_id, "add", person(1)) == DONE
+    store = bench.bridge.store
+    mapped = await store.lists.by_public_id(list_id)
+    assert mapped is not None
+    await store.memory.forget_list(mapped.id, 0)
+    for _ in range(2):
+        assert await bench.change(list_id, "add", person(2)) == Failure("list_deleted")
+    assert await bench.pending() == 0
+
+
+async def test_a_list_that_was_looked_up_for_its_account_is_unknown_to_another(bench: Bench) -> None:
+    list_id = await bench.create()
+    assert await bench.change(list_id, "add", person(1)) == DONE
+    stranger = replace(bench.account, name="stranger")
+    for _ in range(2):
+        assert await bench.bridge.handle(stranger, UpdateContact(list_id, "add", person(2), None)) == Failure(
+            "unknown_list"
+        )

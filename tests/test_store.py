@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from bridge.changes import Change, Kind
 from bridge.store import ListClosed, ListState, MappedList, Settled, Store, Stored, StoreError
+from bridge.store.schema import MIGRATIONS
 from bridge.store.tables import metadata
 from providers.base import BOUNCED, Delivered, OptedOut, Postponed, Reason, Rejected
 
@@ -256,6 +258,15 @@ async def test_the_migrations_make_exactly_the_declared_tables(store: Store) -> 
 
     async with store.database.write() as connection:
         assert await connection.run_sync(differences) == []
+
+
+def test_every_step_is_named_by_its_revision() -> None:
+    """A start compares the names, and asks Alembic only when they differ."""
+    alembic = ScriptDirectory(str(MIGRATIONS))
+    assert {step.revision for step in alembic.walk_revisions()} == {
+        file.name.partition("_")[0] for file in (MIGRATIONS / "versions").glob("[0-9]*.py")
+    }
+    assert alembic.get_current_head() == max(step.revision for step in alembic.walk_revisions())
 
 
 async def test_two_that_open_a_new_store_at_once_both_work(store_url: str) -> None:

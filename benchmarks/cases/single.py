@@ -55,7 +55,7 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
     case = Case(
         "Single updates",
         "One contact a request to one Mailchimp list (tag mode). Every request is durable before it is answered, and "
-        "is answered when the contact is at Mailchimp. The added latency is the p99 less the median of a single client.",
+        "is answered when the contact is at Mailchimp. The added latency is the p99 less one client's median.",
         ("store", "ESP ms", "clients", "requests/s", "CPU ms/request", "p50 ms", "p99 ms", "calls/request"),
     )
     throughput: dict[str, list[tuple[float, float]]] = {}
