@@ -105,7 +105,7 @@ def settings_page() -> str:
 def _settings_table(settings: Iterable[Setting], prefix: str) -> str:
     rows = []
     for s in settings:
-        default = "needed" if s.required else "" if s.default is None else f"`{_plain(s.default)}`"
+        default = "needed" if s.required else "" if s.default in (None, ()) else f"`{_plain(s.default)}`"
         rows.append((f"`{prefix}{s.key}`", s.shape, default, s.help))
     return table(("setting", "takes", "default", "meaning"), rows)
 

@@ -8,14 +8,13 @@ from typing import Any
 
 import structlog
 
-from bridge.logs import redact_texts
+from bridge.logs import _json, redact_texts
 from providers.base import Secret, redact
 
 SECRET_MIN_CHARS = 16
 """A shorter text may stand in a line by chance; no token is shorter."""
 
 _ADDRESS = re.compile(r"[\w.+-]+(?:@|%40)[\w-]+\.[\w.-]*\w", re.IGNORECASE)
-_json = structlog.processors.JSONRenderer(ensure_ascii=False)
 _made: list[set[str]] = [set()]  # while modules are imported, and by each test that runs
 _init = Secret.__init__
 
@@ -47,7 +46,7 @@ def watched_logs(
 
     def keep(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         written = structlog.processors.format_exc_info(logger, name, dict(event))
-        lines.append(str(_json(logger, name, redact_texts(logger, name, written))))
+        lines.append(_json(redact_texts(logger, name, written)).decode())
         return event
 
     _made.append(set())

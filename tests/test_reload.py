@@ -10,6 +10,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
+from bridge.checks import Checks
 from bridge.config import Admin, Config, ConfigError, Server, load
 from bridge.delivery import AUTH_RETRY_S
 from bridge.provider_pool import ProviderMissing
@@ -402,7 +403,7 @@ def test_every_setting_of_the_listeners_takes_over_or_needs_a_restart() -> None:
     }
     fixed = {name.removeprefix("server.") for name in NEEDS_RESTART if name.startswith("server.")}
     assert {field.name for field in msgspec.structs.fields(Server)} == takes_over | fixed
-    assert {f"admin.{field.name}" for field in msgspec.structs.fields(Admin)} <= set(NEEDS_RESTART)
+    assert {f"admin.{field.name}" for field in msgspec.structs.fields(Admin)} - set(NEEDS_RESTART) == {"admin.token"}
     assert {field.name for field in msgspec.structs.fields(Config)} == {
         *("server", "admin", "store", "language", "guard", "accounts", "providers")
     }
@@ -480,6 +481,24 @@ async def test_the_admin_port_reloads(http: FileBench) -> None:
         assert response.status == 403, "a web page in the browser of somebody here"
     async with http.session.get(url) as response:
         assert response.status == 405
+
+
+async def test_the_token_of_the_admin_port_takes_over(http: FileBench) -> None:
+    url = http.listening.admin_url + "/reload"
+    assert await http.reload(admin={"port": 0, "token": "the token of the admin port"}) == ["admin.token"]
+    assert (await http.fetch("POST", url)).status == 401
+    headers = {"Authorization": "Bearer the token of the admin port"}
+    assert (await http.fetch("POST", url, headers=headers)).status == 200
+
+
+async def test_a_check_with_settings_that_are_no_more_is_forgotten(http: FileBench) -> None:
+    checks = Checks(http.bridge.providers, http.bridge.couriers, http.clock)
+    await checks.run("memory")
+    assert checks.last("memory") is not None
+    await http.reload(language="ru")
+    assert checks.last("memory") is not None
+    await http.reload(providers=http.memory(timeout_s=5))
+    assert checks.last("memory") is None
 
 
 def test_where_the_admin_port_is_can_be_read_from_a_file_with_other_faults(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`planfix-bridge reload`."""
 
+from http import HTTPStatus
+
 import aiohttp
 import click
 
@@ -27,8 +29,11 @@ async def _reload(admin: Admin) -> None:
     if admin.port == 0:
         raise UserError("The settings leave `admin.port` open (0): send SIGHUP to the bridge, and look at its log.")
     url = local_url(admin.host, admin.port) + "/reload"
+    headers = {"Authorization": f"Bearer {admin.token.reveal()}"} if admin.token else {}
     try:
-        async with aiohttp.ClientSession() as session, session.post(url) as response:
+        async with aiohttp.ClientSession(headers=headers) as session, session.post(url) as response:
+            if response.status not in (HTTPStatus.OK, HTTPStatus.UNPROCESSABLE_ENTITY):
+                raise UserError(f"The bridge at {url} answers {response.status}. Is `admin` as it was at its start?")
             answer = await response.json()
     except (aiohttp.ClientError, ValueError) as error:
         raise UserError(

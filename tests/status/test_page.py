@@ -284,7 +284,7 @@ async def test_a_check_that_finds_the_provider_well_makes_deliveries_go_on(admin
 
 
 async def test_checks_that_are_asked_for_at_one_time_are_one(admin: AdminBench) -> None:
-    checks = Checks(admin.bridge.couriers, admin.clock)
+    checks = Checks(admin.bridge.providers, admin.bridge.couriers, admin.clock)
     admin.esp.open.clear()
     asking = [asyncio.create_task(checks.run("memory")) for _ in range(3)]
     await admin.esp.until_called("check")
