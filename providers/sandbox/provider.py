@@ -57,6 +57,7 @@ class SandboxProvider(Provider[SandboxSettings]):
         renames_address=True,
         tells_opt_outs=True,
         equal_names=False,
+        takes_opt_outs=True,
         proof=Proof.REAL_SERVER,
     )
     limits = Limits(
@@ -100,6 +101,9 @@ class SandboxProvider(Provider[SandboxSettings]):
 
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         return await self._call("remove", self._esp.remove, list_id, contacts)
+
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        await self._call("keep_out", self._esp.keep_out, contacts)
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         last = "0"

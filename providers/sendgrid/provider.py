@@ -82,6 +82,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         tells_opt_outs=False,
         equal_names=False,
         asynchronous=True,
+        takes_opt_outs=True,
         proof=Proof.OFFICIAL_SPEC,
     )
     # SendGrid publishes no limit on parallel calls. Bulk calls leave little to gain from more than a few.
@@ -178,6 +179,9 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         await self._take_off(list_id, [one.id for one in found.values()])
         return outcomes
 
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        await self._account.opt_out(None, [contact.address.lower() for contact in contacts])
+
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         """Made from an export, which SendGrid prepares for seconds to minutes. Needs the right to read suppressions:
         without it nobody could tell who opted out."""
@@ -194,6 +198,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
                     last_name=row.get("last_name", ""),
                     id=row.get(FIELD) or None,
                     provider_contact_id=address,
+                    how=out.get(address, "unsubscribed"),
                 )
 
     # Upsert
