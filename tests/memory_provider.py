@@ -39,7 +39,8 @@ class MemoryEsp:
     """What outlives a restart of the bridge: lists, people, and how the next calls end.
 
     `script` says how the next calls end: an error to raise without or after acting, or None. `open` holds calls back
-    while it is cleared. `calls` logs (operation, contact ids). `special` gives a contact's outcome by address. With
+    while it is cleared. `calls` logs (operation, contact ids). `special` gives the outcome of an upsert
+    by address, `refused_removals` that of a removal. With
     `renames` a free new address replaces the old one on all lists, opt-out included, as where contacts have ids.
     `findings` are what a check finds.
     """
@@ -52,6 +53,7 @@ class MemoryEsp:
         self.on: dict[str, dict[str, Contact]] = {}
         self.out: set[str] = set()
         self.special: dict[str, Outcome | ProviderError] = {}
+        self.refused_removals: dict[str, Outcome] = {}
         self.script: list[ProviderError | ActsFirst | None] = []
         self.calls: list[tuple[str, list[str]]] = []
         self.under_way = 0
@@ -154,6 +156,8 @@ class MemoryProvider(Provider[Settings]):
 
     def _remove(self, members: dict[str, Contact], contact: Contact) -> Outcome:
         key = (contact.address or contact.provider_contact_id or "").lower()
+        if key in self.esp.refused_removals:
+            return self.esp.refused_removals[key]
         members.pop(key, None)
         return OptedOut() if key in self.esp.out else Delivered()
 

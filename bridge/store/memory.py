@@ -99,6 +99,19 @@ class Memory:
                 found |= {contact_id: Known(its_id, fingerprint) for contact_id, its_id, fingerprint in rows}
         return found
 
+    async def provider_ids(self, list_id: int, fingerprints: Sequence[bytes]) -> dict[bytes, str]:
+        """The provider's ids of a list's contacts with these addresses, where it gave any."""
+        found: dict[bytes, str] = {}
+        async with self._database.read() as connection:
+            for some in chunks(fingerprints):
+                query = select(contacts.c.fingerprint, contacts.c.provider_contact_id).where(
+                    contacts.c.fingerprint.in_(some),
+                    contacts.c.list_id == list_id,
+                    contacts.c.provider_contact_id.is_not(None),
+                )
+                found |= {row.fingerprint: row.provider_contact_id for row in await connection.execute(query)}
+        return found
+
     async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
         """Those of the fingerprints that are to get no mail, and how that came."""
         found: dict[bytes, OptedOut] = {}
