@@ -35,10 +35,8 @@ class Step:
         else does where nothing follows."""
         if isinstance(outcome, OptedOut) and not outcome.is_of_person and contact.address != self.change.address:
             outcome = Delivered()  # an address that the contact leaves has bounced: the contact is not kept out
-        if (
-            self.upsert is None and self.change.kind is Kind.PRESENT
-        ):  # known to be out: the removal must only have worked
-            if isinstance(outcome, Postponed | Rejected):
+        if self.upsert is None and self.change.kind is Kind.PRESENT:
+            if isinstance(outcome, Postponed | Rejected):  # who is out is still on the list
                 self.outcome = outcome
         elif self.upsert is None or isinstance(outcome, OptedOut | Postponed):
             self.outcome = max(self.outcome or outcome, outcome, key=_weight)

@@ -199,7 +199,7 @@ class Courier:
 
     async def _load(self) -> Schedule:
         """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""
-        schedule = self._schedule = Schedule(self._store, self._provider.limits.batch_size)
+        schedule = self._schedule = Schedule(self._store, self._provider_name, self._provider.limits.batch_size)
         try:
             waiting = await self._store.lists.with_pending(self._account, self._provider_name)
             now = self._clock.now()
@@ -222,10 +222,11 @@ class Courier:
         return running & done
 
     async def _deliver(self, schedule: Schedule, batch: Batch) -> None:
+        kept = False
         try:
-            await self._carrier.carry(batch.mapped, batch.changes)
+            kept = not await self._carrier.carry(batch.mapped, batch.changes)
         finally:
-            schedule.ended(batch)
+            schedule.ended(batch, kept=kept)
 
     async def _recorded(self, postponed_to: float | None) -> None:
         """Outcomes were recorded: the provider is there."""

@@ -8,6 +8,8 @@ from bridge.cli.inspect import check, providers
 from bridge.cli.look import lists, pending, problems
 from bridge.cli.serve import serve
 from bridge.cli.simulate import simulate
+from bridge.cli.switch import switch
+from bridge.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -17,5 +19,5 @@ def main() -> None:
     unfold_when_piped()
 
 
-for command in (init, serve, check, providers, lists, pending, problems, simulate):
+for command in (init, serve, check, providers, lists, pending, problems, simulate, switch, verify):
     main.add_command(command)

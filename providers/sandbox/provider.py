@@ -87,6 +87,9 @@ class SandboxProvider(Provider[SandboxSettings]):
         in_use = Message("Lists in use: %(count)s of %(most)s.", count=lists, most=MAX_LISTS)
         return [Finding(room, in_use, None if room else Message("Delete lists in Planfix."))]
 
+    async def room_for_lists(self) -> int:
+        return max(0, MAX_LISTS - await self._call("count_lists", self._esp.count_lists))
+
     async def find_list(self, name: str) -> str | None:
         return await self._call("find_list", self._esp.find_list, name)
 

@@ -110,6 +110,9 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         await super().close()
         self._api.close()
 
+    async def room_for_lists(self) -> int:
+        return max(0, LISTS_MAX - len(await self._account.lists()))
+
     async def find_list(self, name: str) -> str | None:
         return next((one.id for one in await self._account.lists() if one.name == name), None)
 
