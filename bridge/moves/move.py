@@ -34,6 +34,9 @@ LEFT: Final = "left"
 """How somebody opted out who is not at a service any more that forgets opt-outs."""
 
 
+_THERE: Final = (Result.SENT, Result.MOVED)
+
+
 class OldListGone(Exception):
     """There is no such list at the old provider: nobody can be read from it."""
 
@@ -141,10 +144,10 @@ class Move:
             if how is not None:
                 if result is not Result.OPTED_OUT:
                     leaving.append(person)
-            elif result in (None, Result.MISSING):
+            elif result in (None, Result.SENT, Result.MISSING):
                 (waiting if member.state is MemberState.PENDING else going).append(person)
         if leaving:
-            await self._put_out(leaving, {p.fingerprint for p in leaving if done.get(p.fingerprint) is Result.MOVED})
+            await self._put_out(leaving, {p.fingerprint for p in leaving if done.get(p.fingerprint) in _THERE})
         if going:
             await self._upsert(going)
         unconfirmed = Reason.UNCONFIRMED.value
@@ -184,6 +187,8 @@ class Move:
                     id_is_old=before is not None and before.fingerprint != person.fingerprint,
                 )
             )
+        # Should the answer not be seen, these count as being there: who leaves meanwhile is taken off.
+        await self._record([row for person in people for row in person.rows(Result.SENT)])
         outcomes = await in_halves(self._new.upsert, self._list_id, contacts)
         rows: list[Copied] = []
         later: list[Change] = []
@@ -241,7 +246,7 @@ class Move:
                 and known.fingerprint not in still_there
             }
             await self._remember((page[contact_id].fingerprint, LEFT) for contact_id in left)
-            moved = [copied[i] for i in left if i in copied and copied[i].result is Result.MOVED]
+            moved = [copied[i] for i in left if i in copied and copied[i].provider_contact_id]
             await self._remove(
                 [Contact(each.contact_id, "", provider_contact_id=each.provider_contact_id) for each in moved]
             )
@@ -253,7 +258,7 @@ class Move:
                         Result.OPTED_OUT if contact_id in left or known.fingerprint in out else Result.MISSING,
                     )
                     for contact_id, known in page.items()
-                    if contact_id in left or contact_id not in copied
+                    if contact_id in left or contact_id not in copied or copied[contact_id].result is Result.SENT
                 ]
             )
 

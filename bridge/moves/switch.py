@@ -189,7 +189,8 @@ class Switch:
 
     async def _end_copies_of_deleted_lists(self, account: str) -> None:
         for copy in await self._store.lists.copies(account):
-            if copy.state in (ListState.CREATING, ListState.FILLING) and copy.copy_of is not None:
+            never_in_use = copy.left_at is None or copy.state is ListState.FILLING
+            if never_in_use and copy.copy_of is not None:
                 original = await self._store.lists.by_id(copy.copy_of)
                 if original.state in (ListState.DELETING, ListState.DELETED):
                     await self._end(copy)

@@ -27,6 +27,7 @@ class NotMoving(Exception):
 class Result(enum.StrEnum):
     """What became of somebody on a list that is moved."""
 
+    SENT = "sent"  # to the new provider; what it answered is not known yet
     MOVED = "moved"
     OPTED_OUT = "opted_out"
     REFUSED = "refused"  # by the new provider, for good
@@ -70,7 +71,8 @@ class Moves:
                 return
             if state != ListState.OPEN:
                 raise NotMoving
-            await connection.execute(self._database.upsert(contacts, _map_of(copy_id, copy_id, Result.MOVED)))
+            there = _map_of(copy_id, copy_id, Result.SENT, Result.MOVED)
+            await connection.execute(self._database.upsert(contacts, there))
             await connection.execute(delete(copied).where(copied.c.list_id == copy_id))
             await self._set_state(connection, list_id, ListState.MOVING)
             await self._set_state(connection, copy_id, ListState.FILLING)
@@ -105,7 +107,8 @@ class Moves:
             )
             await connection.execute(delete(contacts).where(contacts.c.list_id == copy.id))
             await connection.execute(update(contacts).where(contacts.c.list_id == mapped.id).values(list_id=copy.id))
-            await connection.execute(self._database.upsert(contacts, _map_of(copy.id, mapped.id)))
+            new_map = _map_of(copy.id, mapped.id, *(set(Result) - {Result.SENT}))
+            await connection.execute(self._database.upsert(contacts, new_map))
             refused = select(
                 literal(mapped.id, BigInteger),
                 copied.c.contact_id,
@@ -192,7 +195,7 @@ class Moves:
         )
         query = (
             select(copied)
-            .where(copied.c.list_id == copy_id, behind)
+            .where(copied.c.list_id == copy_id, copied.c.result != Result.SENT, behind)
             .order_by(copied.c.contact_id, copied.c.fingerprint)
             .limit(limit)
         )
@@ -210,7 +213,8 @@ class Moves:
 
     async def counts(self, copy_id: int) -> dict[Result, int]:
         """How many there are of each result."""
-        query = select(copied.c.result, func.count()).where(copied.c.list_id == copy_id).group_by(copied.c.result)
+        of_copy = (copied.c.list_id == copy_id, copied.c.result != Result.SENT)
+        query = select(copied.c.result, func.count()).where(*of_copy).group_by(copied.c.result)
         async with self._database.read() as connection:
             return {Result(result): count for result, count in await connection.execute(query)}
 
@@ -242,11 +246,10 @@ def _place_of(mapped: MappedList, state: ListState) -> dict[str, Any]:
 
 
 def _map_of(copy_id: int, list_id: int, *results: Result) -> Select[Any]:
-    """Rows of the map of `list_id`: Planfix's contacts among those who were copied, with these results if any."""
-    query = select(
+    """Rows of the map of `list_id`: Planfix's contacts among those who were copied, with these results."""
+    return select(
         literal(list_id, BigInteger), copied.c.contact_id, copied.c.provider_contact_id, copied.c.fingerprint
-    ).where(copied.c.list_id == copy_id, copied.c.contact_id != "")
-    return query.where(copied.c.result.in_(results)) if results else query
+    ).where(copied.c.list_id == copy_id, copied.c.contact_id != "", copied.c.result.in_(results))
 
 
 def _row(copy_id: int, each: Copied) -> dict[str, object]:
