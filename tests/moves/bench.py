@@ -48,7 +48,7 @@ class OneName(MemoryProvider):
     capabilities = can(one_name=True)
 
 
-TYPES = {cls.name: f"tests.moving:{cls.__name__}" for cls in (Taking, Forgetting, OneName)}
+TYPES = {cls.name: f"tests.moves.bench:{cls.__name__}" for cls in (Taking, Forgetting, OneName)}
 TYPES["memory"] = "tests.memory_provider:MemoryProvider"
 
 
@@ -146,3 +146,14 @@ class MovingBench(Bench):
 
 async def _plan(store: Store, providers: OpenProviders, to: str | None) -> Plan:
     return await (plan_back(store, "main", providers) if to is None else plan_to(store, "main", to, providers))
+
+
+@asynccontextmanager
+async def running(bench: MovingBench) -> AsyncIterator[MovingBench]:
+    """The bench with its bridge, which is stopped at the end."""
+    await bench.start()
+    try:
+        yield bench
+    finally:
+        bench.there.open.set()
+        await bench.stop()
