@@ -58,7 +58,7 @@ async def _keep_out(
         for f, member in rest.items()
         for contact_id in holders.get(f, ())
     ]
-    await store.moves.queue(original.id, changes)
+    await store.moves.look_again(original.id, changes)
     strangers = [Contact("", member.address) for f, member in rest.items() if f not in holders]
     if strangers:
         await provider.remove(list_id, strangers)

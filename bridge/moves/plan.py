@@ -99,7 +99,8 @@ async def _look_closer(plan: Plan, providers: OpenProviders) -> None:
             plan.refusals.append(f"{name} is not in the settings; put it there, under this name")
             continue
         provider = await providers.get(name)
-        await _check(plan, name, provider)
+        if not await _is_well(plan, name, provider):
+            continue
         if name in sources:
             await _try_reading(plan, name, provider)
         if name in targets:
@@ -111,12 +112,12 @@ async def _look_closer(plan: Plan, providers: OpenProviders) -> None:
         plan.notes = list(dict.fromkeys(plan.notes))
 
 
-async def _check(plan: Plan, name: str, provider: Provider[Any]) -> None:
+async def _is_well(plan: Plan, name: str, provider: Provider[Any]) -> bool:
     findings = await findings_of(provider)
     plan.findings += [(name, finding) for finding in findings]
-    plan.refusals += [
-        f"{name}: {finding.text} {finding.advice or ''}".strip() for finding in findings if not finding.ok
-    ]
+    wrong = [finding for finding in findings if not finding.ok]
+    plan.refusals += [f"{name}: {str(each.text).rstrip('.')}. {each.advice or ''}".strip() for each in wrong]
+    return not wrong
 
 
 async def _try_reading(plan: Plan, name: str, provider: Provider[Any]) -> None:

@@ -55,7 +55,7 @@ class Store:
         database = await Database.open(url)
         fingerprints = await Fingerprints.of_store(database)
         outbox = Outbox(database, fingerprints)
-        memory = Memory(database, fingerprints)
+        memory = Memory(database, fingerprints, outbox)
         moves = Moves(database, outbox)
         return cls(database, fingerprints, ListMap(database), outbox, memory, Removals(database), moves)
 

@@ -10,7 +10,7 @@ from bridge.changes import Change, Kind
 from bridge.store.database import Database
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import IN_USE, ListState, MappedList
-from bridge.store.outbox import chunks
+from bridge.store.outbox import Outbox, chunks
 from bridge.store.tables import contacts, lists, opt_outs, outbox, problems, removals
 from providers.base import BOUNCED, Delivered, OptedOut, Outcome, Postponed, Reason, Rejected, redact
 
@@ -85,9 +85,10 @@ class _Rows:
 class Memory:
     """Reads and writes `contacts`, `opt_outs` and `problems`. Every method may raise StoreError."""
 
-    def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
+    def __init__(self, database: Database, fingerprints: Fingerprints, outbox: Outbox) -> None:
         self._database = database
         self._fingerprints = fingerprints
+        self._outbox = outbox
         self._put_contacts = database.upsert(contacts)
         self._put_problems = database.upsert(problems)
         remember = database.insert(opt_outs)
@@ -113,7 +114,7 @@ class Memory:
         async with self._database.read() as connection:
             for some in chunks(fingerprints):
                 rows = await connection.execute(_PROVIDER_IDS, {"list": list_id, "fingerprints": some})
-                found |= {fingerprint: its_id for fingerprint, its_id in rows}
+                found |= {row.fingerprint: row.provider_contact_id for row in rows}
         return found
 
     async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
@@ -152,19 +153,23 @@ class Memory:
         contact stays in the outbox.
 
         False when the list is being moved, or is elsewhere by now: then the changes stay, for its new place. What was
-        learnt is recorded all the same: who opted out, and what holds at the old place until it is left.
+        learnt is recorded all the same: who opted out, and what holds at the old place until it is left. Whose opt-out
+        is heard after that is looked at once more, for the change may have been delivered to the new place meanwhile.
         """
         rows = _Rows()
         for item in settled:
             self._sort(rows, mapped.account, mapped.id, item, now)
+        out = [s.change for s in settled if isinstance(s.outcome, OptedOut) and s.change.kind is Kind.PRESENT]
         async with self._database.write() as connection:
-            return await connection.run_sync(self._write, mapped, rows)
+            return await connection.run_sync(self._write, mapped, rows, out)
 
-    def _write(self, connection: SyncConnection, mapped: MappedList, rows: _Rows) -> bool:
+    def _write(self, connection: SyncConnection, mapped: MappedList, rows: _Rows, out: Sequence[Change]) -> bool:
         state, *place = connection.execute(_PLACE, {"list": mapped.id}).one()
         if rows.opt_outs:
             connection.execute(self._put_opt_outs, rows.opt_outs)
         if place != [mapped.provider, mapped.provider_list_id]:
+            if out and state in IN_USE:
+                self._outbox.put_again(connection, mapped.id, out)
             return False
         if state == ListState.DELETED:
             return True

@@ -148,7 +148,12 @@ class Moves:
         """Has changes delivered by a running bridge, where nothing newer waits. Raises ListClosed."""
         async with self._database.write() as connection:
             await self._outbox.put_behind(connection, list_id, changes)
-            await self._outbox.revise(connection)
+
+    async def look_again(self, list_id: int, changes: Sequence[Change]) -> None:
+        """Has a running bridge look at contacts of whom something has come to light. Raises ListClosed."""
+        if changes:
+            async with self._database.write() as connection:
+                await connection.run_sync(self._outbox.put_again, list_id, changes)
 
     async def results(self, copy_id: int, fingerprints: Sequence[bytes]) -> dict[bytes, Result]:
         """What became of these in the present move, as far as it has come."""

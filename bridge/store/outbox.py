@@ -48,6 +48,7 @@ _NEXT_NUMBERS = (
     .values(last_seq=lists.c.last_seq + bindparam("count"), changed_at=bindparam("at"))
     .returning(lists.c.last_seq, lists.c.provider, lists.c.state)
 )
+_LOCK_LIST = select(lists.c.id).where(lists.c.id == _OF_LIST).with_for_update()
 _ANY_CHANGE = select(outbox.c.seq).where(outbox.c.list_id == _OF_LIST).limit(1)
 _UNDELIVERED = select(*_CHANGE).where(
     outbox.c.list_id == _OF_LIST, outbox.c.contact_id.in_(bindparam("ids", expanding=True))
@@ -142,17 +143,31 @@ class Outbox:
 
     async def put_behind(self, connection: Connection, list_id: int, changes: Sequence[Change]) -> None:
         """Adds changes of contacts that have none waiting; of others what waits is newer. Raises ListClosed."""
-        await connection.execute(select(lists.c.id).where(lists.c.id == list_id).with_for_update())
-        ids = [change.contact_id for change in changes]
-        waiting = await connection.run_sync(self._undelivered, list_id, ids)
+        await connection.run_sync(self._put_behind, list_id, changes)
+
+    def _put_behind(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> None:
+        connection.execute(_LOCK_LIST, {"list": list_id})
+        waiting = self._undelivered(connection, list_id, [change.contact_id for change in changes])
         behind = [change for change in changes if change.contact_id not in waiting]
         if behind:
-            await self.put(connection, list_id, behind)
+            self._put(connection, list_id, behind)
+            self._revise(connection)
+
+    def put_again(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> None:
+        """Has these contacts looked at once more, whatever is under way: by the change that waits, else by this one.
+        Raises ListClosed."""
+        connection.execute(_LOCK_LIST, {"list": list_id})
+        waiting = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        self._put(connection, list_id, [waiting.get(change.contact_id, change) for change in changes])
+        self._revise(connection)
 
     async def revise(self, connection: Connection) -> None:
         """Tells the bridges on this store, when the transaction commits, to look anew at what is to be delivered."""
+        await connection.run_sync(self._revise)
+
+    def _revise(self, connection: SyncConnection) -> None:
         sign = {"name": _REVISION, "value": secrets.token_bytes(8)}
-        await connection.execute(self._database.upsert(meta), [sign])
+        connection.execute(self._database.upsert(meta), [sign])
 
     async def revision(self) -> bytes | None:
         """Another value after each `revise`."""

@@ -213,7 +213,7 @@ def test_what_cannot_be_moved_is_refused_with_the_reason() -> None:
     write_settings(old=BOTH["old"], new=BOTH["new"] | {"key_refused": True})
     result = switch("--to", "new", "--yes")
     assert result.exit_code == 1
-    assert "This cannot be moved:\n  new: The sandbox refuses its key.. Set key_refused to false." in result.stdout
+    assert "This cannot be moved:\n  new: The sandbox refuses its key. Set key_refused to false.\n" in result.stdout
     write_settings()
     switch("--to", "new", "--dry-run")  # makes the file
     db = sqlite3.connect("data/new.db")

@@ -378,7 +378,7 @@ async def test_a_move_that_cannot_work_leaves_the_list_where_it_was(bench: Movin
     lists = [await bench.create(name) for name in ("A", "B")]
     for list_id in lists:
         await bench.bring(list_id, person(1), person(2))
-    bench.there.script = [None, None, error]  # type: ignore[list-item]  # the third call is the first upsert
+    bench.there.script = [None, None, None, error]  # type: ignore[list-item]  # the fourth call is the first upsert
     [moved] = await bench.switch()  # the second list is not tried
     assert moved.state is State.STAYED
     assert type(error).__name__ in moved.detail
@@ -395,7 +395,7 @@ async def test_a_move_that_cannot_work_leaves_the_list_where_it_was(bench: Movin
 async def test_a_provider_that_stumbles_is_tried_again(bench: MovingBench) -> None:
     list_id = await bench.create()
     await bench.bring(list_id, *(person(number) for number in range(12)))
-    bench.there.script = [None, None, Transient("503"), None, Transient("503")]
+    bench.there.script = [None, None, None, Transient("503"), None, Transient("503")]
     switching = asyncio.create_task(bench.switch())
     assert [moved.state for moved in await patiently(bench, switching)] == [State.MOVED]
     assert await bench.mailable(list_id) == {f"p{n}@x.test" for n in range(12)}

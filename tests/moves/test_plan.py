@@ -2,7 +2,7 @@
 
 import pytest
 
-from providers.base import AuthFailed, Finding, Limits, ProviderError, Refused, Unsupported
+from providers.base import AuthFailed, Finding, Limits, Message, ProviderError, Refused, Unsupported
 from tests.bench import person
 from tests.clock import DrivenClock
 from tests.memory_provider import MemoryProvider
@@ -25,8 +25,8 @@ async def test_the_plan_says_what_would_be_done_and_changes_nothing(store_url: s
             "there takes no opt-outs from elsewhere: the bridge alone remembers them",
         ]
         assert bench.there.names == {}
-        assert {name for name, _ in bench.there.calls} == set()
-        assert {name for name, _ in bench.esp.calls} == {"find_list", "create_list", "upsert", "members"}
+        assert {name for name, _ in bench.there.calls} == {"check"}
+        assert {name for name, _ in bench.esp.calls} == {"find_list", "create_list", "upsert", "check", "members"}
 
 
 async def test_a_name_that_does_not_fit_is_told(bench: MovingBench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ async def test_the_plan_refuses_where_nobody_can_be_read(
     bench: MovingBench, error: ProviderError, refusal: str
 ) -> None:
     await bench.bring(await bench.create(), person(1))
-    bench.esp.script = [error]
+    bench.esp.script = [None, error]  # the check is well
     assert (await bench.plan()).refusals == [refusal]
 
 
@@ -75,7 +75,7 @@ async def test_the_plan_refuses_a_key_that_does_not_work_and_says_what_to_do(
     await bench.create()
 
     async def check(_: object) -> list[Finding]:
-        return [Finding(False, "the key is refused", "Make another one.")]
+        return [Finding(False, Message("the key is refused"), Message("Make another one."))]
 
     monkeypatch.setattr(MemoryProvider, "check", check)
     refused = "the key is refused. Make another one."
