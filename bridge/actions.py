@@ -29,7 +29,7 @@ from bridge.replies import (
     Tally,
     Unavailable,
 )
-from bridge.store import ListClosed, ListState, MappedList
+from bridge.store import IN_USE, ListClosed, ListState, MappedList
 from bridge.tickets import Ticket, Tickets
 from providers.base import AuthFailed, Reason, Refused, Transient, Unsupported
 
@@ -163,7 +163,7 @@ class Actions:
         mapped = await self._lists.resolve(account, list_id)
         if mapped is None:
             return Failure("unknown_list")
-        if mapped.state is not ListState.OPEN:
+        if mapped.state not in IN_USE:
             return Failure("list_deleted")
         try:
             return await self._carry_out(mapped, changes, refusals)
@@ -190,14 +190,18 @@ class Actions:
         )
 
     async def _wait(self, mapped: MappedList, ticket: Ticket) -> Failure | None:
+        if ticket.provider != mapped.provider:
+            self._lists.forget(mapped)  # it has moved, or is about to
+        if ticket.provider is None or ticket.is_postponed:
+            return None
         try:
-            courier = self._couriers.of(mapped.account, mapped.provider)
+            courier = self._couriers.of(mapped.account, ticket.provider)
         except ProviderMissing:
             return Failure("provider_missing")
         if courier.health.state is State.KEY_REFUSED:
             return Failure("auth_failed")
         if courier.health.state is State.UP:
-            asynchronous = self._providers.get(mapped.provider).capabilities.asynchronous
+            asynchronous = self._providers.get(ticket.provider).capabilities.asynchronous
             wait_s = min(self.reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self.reply_within_s
             await self._clock.wait(ticket.ended, wait_s)
         if ticket.pending and not courier.is_leading:

@@ -1,7 +1,8 @@
 """What a batch of changes of one list needs of the ESP: which calls, in which order, and for whom none at all.
 
-Three rules live here. Who opted out is not sent again, under no address that the contact ever had. An address that
-another contact still uses is neither removed nor renamed. And every address that a contact left goes off the list.
+Three rules live here. Who opted out is not sent again, under no address that the contact ever had, and is taken off the
+list if we put them there. An address that another contact still uses is neither removed nor renamed. And every address
+that a contact left goes off the list.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bridge.changes import Change, Kind
 from bridge.store import Known, MappedList, Settled, Store
-from providers.base import Contact, Delivered, OptedOut, Outcome
+from providers.base import Contact, Delivered, OptedOut, Outcome, Postponed, Rejected
 
 
 @dataclass(slots=True)
@@ -30,12 +31,20 @@ class Step:
         return Settled(self.change, self.outcome or Delivered(), self.known)
 
     def removed(self, contact: Contact, outcome: Outcome) -> None:
-        """Takes in what one removal before the upsert brought: an opt-out settles the change, and so does all else
-        where nothing follows."""
+        """Takes in what one removal before the upsert brought. An opt-out, or a wish to wait, settles the change; all
+        else does where nothing follows."""
         if isinstance(outcome, OptedOut) and not outcome.is_of_person and contact.address != self.change.address:
             outcome = Delivered()  # an address that the contact leaves has bounced: the contact is not kept out
-        if isinstance(outcome, OptedOut) or (self.upsert is None and not isinstance(self.outcome, OptedOut)):
-            self.outcome = outcome
+        if self.upsert is None and self.change.kind is Kind.PRESENT:
+            if isinstance(outcome, Postponed | Rejected):  # who is out is still on the list
+                self.outcome = outcome
+        elif self.upsert is None or isinstance(outcome, OptedOut | Postponed):
+            self.outcome = max(self.outcome or outcome, outcome, key=_weight)
+
+
+def _weight(outcome: Outcome) -> int:
+    """Of several removals for one change the heaviest outcome counts."""
+    return (Delivered, Rejected, Postponed, OptedOut).index(type(outcome))
 
 
 async def plan(store: Store, mapped: MappedList, changes: Sequence[Change]) -> list[Step]:
@@ -54,10 +63,10 @@ def _step(facts: "_Facts", change: Change, reached: set[bytes]) -> Step:
             step.outcome = Delivered()
     elif (opt_out := facts.opt_out_of(change, known)) is not None:
         step.removals = facts.removable(change, known, change.old_addresses)
-        if facts.fingerprint(change.address) in reached:
-            # It may be on the list already, as another contact's.
+        present = facts.fingerprint(change.address)
+        if present in facts.ids or present in reached:  # it may be on the list, as this contact's or another's
             step.removals.append(Contact(change.contact_id, change.address))
-        step.outcome = OptedOut(opt_out.how, known.provider_contact_id if known else None)
+        step.outcome = OptedOut(opt_out.how)  # without an id from now on: we have nobody there
     else:
         _plan_upsert(facts, step)
     return step
@@ -69,10 +78,12 @@ def _plan_upsert(facts: "_Facts", step: Step) -> None:
         (a for a in change.old_addresses if known is not None and facts.fingerprint(a) == known.fingerprint),
         change.old_addresses[0] if change.old_addresses else None,
     )
+    own_id = None if known is None else known.provider_contact_id
+    present = facts.fingerprint(change.address)
     # What the upsert leaves: the old address and, by the ESP's id, the one of the map.
     left = {facts.fingerprint(old): Contact(change.contact_id, old)} if old is not None else {}
-    if known is not None and known.provider_contact_id and known.fingerprint != facts.fingerprint(change.address):
-        by_id = Contact(change.contact_id, "", provider_contact_id=known.provider_contact_id)
+    if known is not None and own_id and known.fingerprint != present:
+        by_id = Contact(change.contact_id, "", provider_contact_id=own_id)
         left.setdefault(known.fingerprint, by_id)
     used_here = {fingerprint for fingerprint in left if facts.used_here(change, fingerprint)}
     keep_old = bool(used_here) or any(facts.used_elsewhere(change, fingerprint) for fingerprint in left)
@@ -88,8 +99,9 @@ def _plan_upsert(facts: "_Facts", step: Step) -> None:
         last_name=change.last_name,
         old_address=old,
         keep_old=keep_old,
-        provider_contact_id=None if known is None else known.provider_contact_id,
-        id_is_old=known is not None and known.fingerprint != facts.fingerprint(change.address),
+        # To the ESP, contacts with one address are one. Where it forgets opt-outs, the id tells that somebody left.
+        provider_contact_id=own_id or facts.ids.get(present),
+        id_is_old=own_id is not None and known is not None and known.fingerprint != present,
     )
     if keep_old:
         step.removals_after = [contact for fingerprint, contact in left.items() if fingerprint not in used_here]
@@ -103,6 +115,7 @@ class _Facts:
     mapped: MappedList
     known: dict[str, Known]
     out: dict[bytes, OptedOut]
+    ids: dict[bytes, str]  # the ESP's ids on this list by fingerprint: of contacts without an id, of who is out
     users: dict[bytes, set[tuple[int, str]]]
     wanted: dict[str, bytes | None]
 
@@ -120,12 +133,17 @@ class _Facts:
             if contact is not None and (change.kind is Kind.ABSENT or contact.fingerprint != of(change.address)):
                 left.add(contact.fingerprint)
         users = await store.memory.users_of(mapped.account, list(left))
+        out = await store.memory.opted_out(mapped.account, list(every))
+        has_id = {contact_id for contact_id, contact in known.items() if contact.provider_contact_id is not None}
+        present = {change.contact_id: of(change.address) for change in changes if change.kind is Kind.PRESENT}
+        of_interest = [f for contact_id, f in present.items() if contact_id not in has_id or f in out]
         here = {contact for pairs in users.values() for list_id, contact in pairs if list_id == mapped.id}
         return cls(
             store,
             mapped,
             known,
-            await store.memory.opted_out(mapped.account, list(every)),
+            out,
+            await store.memory.provider_ids(mapped.id, of_interest),
             users,
             await store.outbox.wanted_fingerprints(mapped.id, list(here)),
         )
@@ -176,7 +194,7 @@ class _Facts:
 
     def removable(self, change: Change, known: Known | None, addresses: Iterable[str]) -> list[Contact]:
         """The contact under each of these addresses and, by the ESP's id, under the one of the map: where it is
-        nobody else's on this list."""
+        nobody else's on this list, or nobody's because it is out."""
         by_fingerprint = {
             self.fingerprint(address): Contact(change.contact_id, address) for address in addresses if address
         }
@@ -185,4 +203,8 @@ class _Facts:
             by_fingerprint.setdefault(
                 known.fingerprint, Contact(change.contact_id, "", provider_contact_id=known.provider_contact_id)
             )
-        return [contact for fingerprint, contact in by_fingerprint.items() if not self.used_here(change, fingerprint)]
+        return [
+            contact
+            for fingerprint, contact in by_fingerprint.items()
+            if fingerprint in self.out or not self.used_here(change, fingerprint)
+        ]

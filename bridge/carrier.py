@@ -8,6 +8,7 @@ import structlog
 from bridge.batch import Step, plan
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
+from bridge.halves import ContactCall, in_halves
 from bridge.metrics import ContactOutcome, Metrics
 from bridge.replicas import ChangesSettled, Replicas
 from bridge.store import MappedList, Settled, Store
@@ -26,7 +27,6 @@ from providers.base import (
     Unsupported,
 )
 
-ContactCall: TypeAlias = Callable[[str, Sequence[Contact]], Awaitable[list[Outcome]]]
 Recorded: TypeAlias = Callable[[float | None], Awaitable[None]]
 
 
@@ -55,12 +55,15 @@ class Carrier:
         self._log = log
         self._recorded = recorded
 
-    async def carry(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> None:
-        """Delivers changes of one list, or its one DROP. Raises what kept it from that; what is not recorded stays."""
+    async def carry(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> bool:
+        """Delivers changes of one list, or its one DROP. Raises what kept it from that; what is not recorded stays.
+
+        False when the list began to move meanwhile: its changes stay, for its new place.
+        """
         if changes[0].kind is Kind.DROP:
             await self._drop(provider, mapped, changes[0])
-        else:
-            await self._deliver_contacts(provider, mapped, changes)
+            return True
+        return await self._deliver_contacts(provider, mapped, changes)
 
     async def _drop(self, provider: Provider[Any], mapped: MappedList, change: Change) -> None:
         try:
@@ -75,7 +78,7 @@ class Carrier:
         await self._replicas.tell(ChangesSettled(mapped.id))
         self._log.info("list_deleted", list=mapped.public_id)
 
-    async def _deliver_contacts(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> None:
+    async def _deliver_contacts(self, provider: Provider[Any], mapped: MappedList, changes: Sequence[Change]) -> bool:
         list_id = str(mapped.provider_list_id)
         steps = await plan(self._store, mapped, changes)
         removals = [(step, contact) for step in steps for contact in step.removals]
@@ -94,32 +97,33 @@ class Carrier:
         after = [contact for step in steps if _on_list(step) for contact in step.removals_after]
         if after:
             await self._call(provider.remove, list_id, after)
-        await self._settle(mapped, [step.settled() for step in steps])
+        return await self._settle(mapped, [step.settled() for step in steps])
 
     async def _call(self, call: ContactCall, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        """One outcome per contact, whatever the provider refused for good; other errors pass.
+        """One outcome per contact, whatever the provider refused for good; other errors pass."""
 
-        A batch that is refused because of a contact that nobody names is halved until that contact is found.
-        """
-        try:
-            return await call(list_id, contacts)
-        except ContactRefused as error:
-            if len(contacts) == 1:
-                return [Rejected(error.reason, error.detail)]
-            half = len(contacts) // 2
-            first = await self._call(call, list_id, contacts[:half])
-            return first + await self._call(call, list_id, contacts[half:])
-        except Refused as error:
-            self._log.warning("batch_refused", contacts=len(contacts), reason=error.reason, detail=error.detail)
-            return [Rejected(error.reason, error.detail)] * len(contacts)
-        except Unsupported as error:
-            return [Rejected(Reason.REQUEST_REFUSED, error.detail)] * len(contacts)
+        async def told(list_id: str, some: Sequence[Contact]) -> list[Outcome]:
+            try:
+                return await call(list_id, some)
+            except ContactRefused:
+                raise
+            except Refused as error:
+                self._log.warning("batch_refused", contacts=len(some), reason=error.reason, detail=error.detail)
+                return [Rejected(error.reason, error.detail)] * len(some)
+            except Unsupported as error:
+                return [Rejected(Reason.REQUEST_REFUSED, error.detail)] * len(some)
 
-    async def _settle(self, mapped: MappedList, settled: Sequence[Settled]) -> None:
+        return await in_halves(told, list_id, contacts)
+
+    async def _settle(self, mapped: MappedList, settled: Sequence[Settled]) -> bool:
+        """Records outcomes and tells them; False when the changes stay because the list is being moved."""
         if not settled:
-            return
+            return True
         now = self._clock.now()
-        await self._store.memory.settle(mapped.account, mapped.id, settled, now)
+        if not await self._store.memory.settle(mapped, settled, now):
+            self._tickets.postponed(mapped.id, [item.change.seq for item in settled])
+            self._log.info("batch_kept", list=mapped.public_id, contacts=len(settled))
+            return False
         waits_s = [item.outcome.retry_after_s for item in settled if isinstance(item.outcome, Postponed)]
         await self._recorded(now + min(waits_s) if waits_s else None)
         done: list[int] = []
@@ -145,6 +149,7 @@ class Carrier:
         self._metrics.delivery_s.labels(mapped.account).observe(now - min(item.change.created_at for item in settled))
         self._metrics.settled(mapped.account, counts)
         self._log.info("batch_settled", list=mapped.public_id, **counts)
+        return True
 
 
 def _on_list(step: Step) -> bool:

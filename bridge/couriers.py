@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -11,9 +11,12 @@ from bridge.delivery import Courier, Health
 from bridge.metrics import Metrics
 from bridge.provider_pool import Prepared, ProviderMissing, ProviderPool
 from bridge.replicas import Replicas
-from bridge.store import MappedList, Store
+from bridge.store import MappedList, Store, StoreError
 from bridge.tickets import Tickets
 from providers.base import Provider
+
+REVISION_SEEN_WITHIN_S: Final = 2.0
+"""How often a bridge looks whether a command has changed what is to be delivered."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -42,14 +45,38 @@ class Couriers:
         self._couriers: dict[tuple[str, str], Courier] = {}
         self._without_provider: set[tuple[str, str]] = set()  # may have changes that wait for their provider's return
         self._leaving: dict[Courier, asyncio.Task[None]] = {}
+        self._revision: bytes | None = None
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Takes up what an earlier run left in the outbox."""
+        """Takes up what an earlier run left in the outbox, and from then on what commands have put there."""
+        self._revision = await self._store.outbox.revision()
+        await self._take_up()
+        self._watching = asyncio.create_task(self._watch(), name="outbox revision")
+
+    async def _take_up(self) -> None:
+        """Whatever waits in the outbox is known to its courier."""
         for account, name in await self._store.lists.couriers():
             try:
-                self.of(account, name)
+                courier = self.of(account, name)
             except ProviderMissing:
                 log.warning("provider_missing", account=account, provider=name)
+                continue
+            for list_id, count in (await self._store.lists.with_pending(account, name)).items():
+                courier.add(list_id, count)
+
+    async def _watch(self) -> None:
+        """Looks whether a list has turned to another provider, or a command has left changes: another process tells
+        no other way on SQLite, and this one costs next to nothing."""
+        while True:
+            await asyncio.sleep(REVISION_SEEN_WITHIN_S)
+            try:
+                revision = await self._store.outbox.revision()
+                if revision != self._revision:
+                    await self._take_up()
+                    self._revision = revision
+            except StoreError as error:
+                log.warning("revision_not_read", detail=str(error))
 
     def provider(self, name: str) -> Provider[Any]:
         """The provider of this name in the configuration, to be asked what it is. Raises ProviderMissing."""
@@ -120,6 +147,9 @@ class Couriers:
 
     async def stop(self, grace_s: float) -> None:
         """Lets calls under way end within `grace_s`, then gives everything back."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         await asyncio.gather(*(courier.stop(grace_s) for courier in (*self._couriers.values(), *self._leaving)))
         await asyncio.gather(*self._leaving.values())
         await self._providers.close()

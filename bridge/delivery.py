@@ -230,7 +230,7 @@ class Courier:
 
     async def _load(self, batch_size: int) -> Schedule:
         """Reads what waits. What is stored meanwhile comes in by `add`, which must find the schedule."""
-        schedule = self._schedule = Schedule(self._store, batch_size)
+        schedule = self._schedule = Schedule(self._store, self.provider_name, batch_size)
         try:
             waiting = await self._store.lists.with_pending(self._account, self.provider_name)
             now = self._clock.now()
@@ -253,10 +253,11 @@ class Courier:
         return running & done
 
     async def _deliver(self, provider: Provider[Any], schedule: Schedule, batch: Batch) -> None:
+        kept = False
         try:
-            await self._carrier.carry(provider, batch.mapped, batch.changes)
+            kept = not await self._carrier.carry(provider, batch.mapped, batch.changes)
         finally:
-            schedule.ended(batch)
+            schedule.ended(batch, kept=kept)
 
     async def _recorded(self, postponed_to: float | None) -> None:
         """Outcomes were recorded: the provider is there."""

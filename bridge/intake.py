@@ -6,7 +6,7 @@ are durable, so `success` is never said of anything that a crash could lose.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bridge.changes import Change, Kind
 from bridge.guard import RemovalGuard
@@ -66,7 +66,7 @@ class Intake:
     async def _commit_all(self) -> None:
         """Delivery is woken after every second commit, and when nothing waits for one: of requests that come together
         the first is committed alone, and need not make a call of its own."""
-        stored: list[_Entry] = []
+        stored: list[tuple[MappedList, int]] = []
         try:
             while self._entries:
                 entries, self._entries = self._entries, []
@@ -79,12 +79,12 @@ class Intake:
             self._wake(stored)
             self._committing = None
 
-    def _wake(self, stored: Sequence[_Entry]) -> None:
-        for entry in stored:
-            self._on_stored(entry.mapped, len(entry.changes))
+    def _wake(self, stored: Sequence[tuple[MappedList, int]]) -> None:
+        for mapped, count in stored:
+            self._on_stored(mapped, count)
 
-    async def _commit(self, entries: Sequence[_Entry]) -> Sequence[_Entry]:
-        """Those that were stored."""
+    async def _commit(self, entries: Sequence[_Entry]) -> Sequence[tuple[MappedList, int]]:
+        """What was stored and may be delivered: lists, as they are now, and how many changes."""
         opened: list[tuple[_Entry, Ticket]] = []
         stored_runs: list[tuple[int, Stored]] = []
         try:
@@ -98,7 +98,9 @@ class Intake:
                     stored_runs.append((run[0].list_id, stored))
                     first_seq = stored.first_seq
                     for entry in run:
-                        opened.append((entry, self._tickets.open(entry.list_id, first_seq, len(entry.changes))))
+                        ticket = self._tickets.open(entry.list_id, first_seq, len(entry.changes))
+                        ticket.provider = stored.provider
+                        opened.append((entry, ticket))
                         first_seq += len(entry.changes)
                 await self._tell_others(connection, opened, stored_runs)
         except BaseException as error:
@@ -116,7 +118,11 @@ class Intake:
                 self._tickets.close(ticket)
             else:
                 entry.accepted.set_result(ticket)
-        return [entry for entry, _ in opened]
+        return [
+            (replace(entry.mapped, provider=ticket.provider), len(entry.changes))
+            for entry, ticket in opened
+            if ticket.provider is not None
+        ]
 
     async def _tell_others(
         self,
@@ -126,7 +132,9 @@ class Intake:
     ) -> None:
         """Told with the commit: so the replica that delivers cannot miss what was stored."""
         stored = [
-            (entry.list_id, entry.mapped.account, entry.mapped.provider, len(entry.changes)) for entry, _ in opened
+            (entry.list_id, entry.mapped.account, ticket.provider, len(entry.changes))
+            for entry, ticket in opened
+            if ticket.provider is not None
         ]
         for some in chunks(stored, LISTS_A_MESSAGE):
             await self._replicas.tell(ChangesStored(list(some)), connection)

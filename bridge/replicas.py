@@ -9,15 +9,12 @@ On SQLite there is one process, which a file lock makes sure of.
 """
 
 import asyncio
-import fcntl
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 import asyncpg
@@ -26,6 +23,7 @@ import structlog
 from sqlalchemy import func, make_url, select
 
 from bridge.store import Connection, StoreError
+from bridge.store.database import lock_file
 
 CHANNEL: Final = "planfix_bridge"
 TRY_EVERY_S: Final = 1.0
@@ -100,12 +98,10 @@ async def open_replicas(store_url: str, handler: Handler) -> Replicas:
 class Alone(Replicas):
     """The only process on a SQLite file. Raises StoreError when there is another one."""
 
-    def __init__(self, lock_file: Path) -> None:
-        self._file: IO[str] = open(lock_file, "w", opener=partial(os.open, mode=0o600))  # noqa: SIM115 - closed by `close`
+    def __init__(self, path: Path) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = lock_file(path)
         except OSError as error:
-            self._file.close()
             raise StoreError("another bridge runs on this SQLite file; several need PostgreSQL") from error
 
     async def lead(self, provider: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.changes import Change
-from bridge.store import MappedList, Store
+from bridge.store import ListState, MappedList, Store
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,8 +35,9 @@ class Schedule:
     while a call is out, and a large import uses every slot.
     """
 
-    def __init__(self, store: Store, batch_size: int) -> None:
+    def __init__(self, store: Store, provider: str, batch_size: int) -> None:
         self._store = store
+        self._provider = provider
         self._batch_size = batch_size
         self._queues: dict[int, _Queue] = {}
         self._busy: set[object] = set()
@@ -49,7 +50,8 @@ class Schedule:
             queue.ready += count
 
     async def next_batch(self, now: float) -> Batch | None:
-        """The next batch that may go now, of the list that waited longest; None when none may. Raises StoreError."""
+        """The next batch that may go now, of the list that waited longest; None when none may. A list that is being
+        moved, or lives elsewhere by now, has none. Raises StoreError."""
         for list_id in list(self._queues):
             batch = await self._next_of(list_id, now)
             if batch is not None:
@@ -57,10 +59,12 @@ class Schedule:
                 return batch
         return None
 
-    def ended(self, batch: Batch) -> None:
-        """A batch is no longer under way."""
+    def ended(self, batch: Batch, *, kept: bool = False) -> None:
+        """A batch is no longer under way; `kept`: its changes stay and are to be looked at again."""
         self._busy -= batch.keys
-        self._queues[batch.mapped.id].in_flight -= 1
+        queue = self._queues[batch.mapped.id]
+        queue.in_flight -= 1
+        queue.rewind |= kept
         for queue in self._queues.values():
             queue.blocked = False
 
@@ -80,16 +84,27 @@ class Schedule:
             if not (queue.fresh or queue.rewind):  # the last batch may have ended during the read
                 del self._queues[list_id]
             return None
-        batch = await self._claim(list_id, queue, taken)
+        mapped = await self._store.lists.by_id(list_id)
+        if mapped.state is ListState.MOVING or mapped.provider != self._provider:
+            self._leave(list_id, queue)
+            return None
+        batch = self._claim(mapped, queue, taken)
         queue.cursor = taken[-1].seq
         queue.ready = None if queue.ready is None else queue.ready - len(taken)
         return batch
 
-    async def _claim(self, list_id: int, queue: _Queue, taken: Sequence[Change]) -> Batch | None:
+    def _leave(self, list_id: int, queue: _Queue) -> None:
+        """The list has moved, or is about to: whoever moved it tells where its changes are to go."""
+        if queue.in_flight:
+            queue.rewind = queue.blocked = True
+        else:
+            del self._queues[list_id]
+
+    def _claim(self, mapped: MappedList, queue: _Queue, taken: Sequence[Change]) -> Batch | None:
         changes: list[Change] = []
         keys: set[object] = set()
         for change in taken:
-            own = self._keys(list_id, change)
+            own = self._keys(mapped.id, change)
             if own & self._busy:
                 queue.rewind = True
             else:
@@ -98,7 +113,7 @@ class Schedule:
         if not changes:
             queue.blocked = True
             return None
-        batch = Batch(await self._store.lists.by_id(list_id), changes, frozenset(keys))
+        batch = Batch(mapped, changes, frozenset(keys))
         self._busy |= batch.keys
         queue.in_flight += 1
         return batch

@@ -25,6 +25,9 @@ TEXTS: Final[Mapping[str, str]] = {
     "forgotten": gettext_noop(
         "The contact was deleted at the email service for good. Only the person can subscribe again."
     ),
+    "unconfirmed": gettext_noop(
+        "The person has not confirmed the subscription yet. Ask them to, then save the contact again."
+    ),
     "too_often": gettext_noop(
         "The email service sees too many sign-ups of this address. Save the contact again later."
     ),

@@ -16,7 +16,8 @@ class Ticket:
     """The changes `first_seq` to `last_seq` of one list, and what is known of them so far.
 
     `open` are those without an outcome; of them `postponed` are tried again too late to wait for.
-    `ended` is set when all outcomes are known, or nobody needs to wait for the rest.
+    `ended` is set when all outcomes are known, or nobody needs to wait for the rest. `provider` is where they are
+    delivered, None while the list is being moved.
     `key_refused`: the ESP refuses the bridge's key; the changes are kept, and a person has to act.
     """
 
@@ -28,6 +29,7 @@ class Ticket:
     rejected_count: int = 0
     postponed: set[int] = field(default_factory=set)
     key_refused: bool = False
+    provider: str | None = None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     open: set[int] = field(init=False)
 
@@ -38,6 +40,11 @@ class Ticket:
     def pending(self) -> int:
         return len(self.open)
 
+    @property
+    def is_postponed(self) -> bool:
+        """Whether nothing is left that is worth waiting for."""
+        return len(self.open) == len(self.postponed)
+
     def settle(self, seq: int) -> None:
         """This change has its outcome."""
         self.open.remove(seq)
@@ -45,7 +52,7 @@ class Ticket:
         self.end_if_known()
 
     def end_if_known(self) -> None:
-        if len(self.open) == len(self.postponed):
+        if self.is_postponed:
             self.ended.set()
 
 

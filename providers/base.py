@@ -198,6 +198,10 @@ class Provider(ABC, Generic[SettingsT]):
         suffix = f" ({number})" if number > 1 else ""
         return name[: self.limits.list_name_chars - len(suffix)].rstrip() + suffix
 
+    async def room_for_lists(self) -> int | None:
+        """How many more lists the account takes, None where no limit is known. Changes nothing."""
+        return None
+
     @abstractmethod
     async def find_list(self, name: str) -> str | None:
         """The id of a list of exactly this name, None when there is none. "Could not look" raises."""

@@ -97,7 +97,8 @@ class MemberState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A contact as the ESP holds it on a list. `id` is the caller's id where the ESP keeps it."""
+    """A contact as the ESP holds it on a list. `id` is the caller's id where the ESP keeps it; `how` tells of who is
+    OPTED_OUT how that came, as `OptedOut.how` does."""
 
     address: str
     state: MemberState
@@ -105,3 +106,4 @@ class Member:
     last_name: str = ""
     id: str | None = None
     provider_contact_id: str | None = None
+    how: str = "unsubscribed"

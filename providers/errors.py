@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     NO_ADDRESS = "no_address"
     INVALID_ADDRESS = "invalid_address"
     FORGOTTEN = "forgotten"  # deleted at the ESP for good: only the person can come back
+    UNCONFIRMED = "unconfirmed"  # the person was asked to confirm, and has not yet
     TOO_OFTEN = "too_often"  # the ESP sees too many sign-ups of this address right now
     CONTACT_REFUSED = "contact_refused"
     # a whole request

@@ -205,6 +205,11 @@ class RestProvider(PlannedProvider[SettingsT], ABC, Generic[SettingsT]):
         exact name, `find_list` is replaced instead."""
         raise AssertionError(f"{self.name} neither lists its lists nor finds one by its name")
 
+    async def room_for_lists(self) -> int | None:
+        if self.limits.lists is None:
+            return None
+        return max(0, self.limits.lists - len([list_id async for list_id, _ in self.lists()]))
+
     async def find_list(self, name: str) -> str | None:
         async for list_id, its_name in self.lists():
             if its_name == name:

@@ -27,6 +27,10 @@ from providers.base import (
 R = TypeVar("R")
 
 
+class Killed(BaseException):
+    """The caller's process is gone."""
+
+
 @dataclass(frozen=True)
 class ActsFirst:
     """A call that works for its first `contacts` contacts, for all when None, and then ends in `error`."""
@@ -39,8 +43,10 @@ class MemoryEsp:
     """What outlives a restart of the bridge: lists, people, and how the next calls end.
 
     `script` says how the next calls end: an error to raise without or after acting, or None. `open` holds calls back
-    while it is cleared. `calls` logs (operation, contact ids). `special` gives a contact's outcome by address. With
-    `renames` a free new address replaces the old one on all lists, opt-out included, as where contacts have ids.
+    while it is cleared, `hold` those of one kind; `dies_at` kills the caller at the call of a kind that has this number
+    from now on, before or after the ESP has acted. `calls` logs (operation, contact ids). `special` gives the outcome
+    of an upsert by address, `refused_removals` that of a removal. With `renames` a free new address replaces the old
+    one on all lists, opt-out included, as where contacts have ids.
     `findings` are what a check finds.
     """
 
@@ -51,17 +57,30 @@ class MemoryEsp:
         self.names: dict[str, str] = {}
         self.on: dict[str, dict[str, Contact]] = {}
         self.out: set[str] = set()
+        self.how: dict[str, str] = {}  # of some who are out
+        self.unconfirmed: set[str] = set()
         self.special: dict[str, Outcome | ProviderError] = {}
+        self.refused_removals: dict[str, Outcome] = {}
         self.script: list[ProviderError | ActsFirst | None] = []
         self.calls: list[tuple[str, list[str]]] = []
         self.under_way = 0
         self.most_under_way = 0
         self.open = asyncio.Event()
         self.open.set()
+        self.dies_at: tuple[str, int, bool] | None = None
+        self._held: dict[str, asyncio.Event] = {}
         self._called = asyncio.Event()
 
     def mailable(self, list_id: str) -> set[str]:
         return set(self.on[list_id]) - self.out
+
+    def hold(self, operation: str) -> None:
+        """Calls of one kind wait from now on."""
+        self._held[operation] = asyncio.Event()
+
+    def release(self, operation: str) -> None:
+        """They go on."""
+        self._held.pop(operation).set()
 
     async def until_called(self, operation: str, times: int = 1) -> None:
         """Returns when that many calls of the operation have reached the ESP."""
@@ -77,8 +96,17 @@ class MemoryEsp:
         self.most_under_way = max(self.most_under_way, self.under_way)
         try:
             await self.open.wait()
+            if operation in self._held:
+                await self._held[operation].wait()
         finally:
             self.under_way -= 1
+        if self.dies_at is not None and self.dies_at[0] == operation:
+            _, times, acted = self.dies_at
+            self.dies_at = (operation, times - 1, acted) if times > 1 else None
+            if times == 1:
+                if acted:
+                    act(None)
+                raise Killed
         ending = self.script.pop(0) if self.script else None
         if isinstance(ending, ProviderError):
             raise ending
@@ -152,12 +180,34 @@ class MemoryProvider(Provider[Settings]):
 
         return await self.esp.call("remove", [contact.id for contact in contacts], act)
 
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        if not self.capabilities.takes_opt_outs:
+            await super().keep_out(list_id, contacts)
+        addresses = {contact.address.lower() for contact in contacts}
+        await self.esp.call("keep_out", [c.id for c in contacts], lambda _: self.esp.out.update(addresses))
+
     async def members(self, list_id: str) -> AsyncIterator[Member]:
-        for address in self.esp.on[list_id]:
-            yield Member(address, MemberState.OPTED_OUT if address in self.esp.out else MemberState.SUBSCRIBED)
+        def page(_: int | None) -> list[tuple[str, Contact]]:
+            if list_id not in self.esp.on:
+                raise Refused(Reason.LIST_GONE)
+            return list(self.esp.on[list_id].items())
+
+        for address, contact in await self.esp.call("members", [], page):
+            subscribed = MemberState.PENDING if address in self.esp.unconfirmed else MemberState.SUBSCRIBED
+            yield Member(
+                address,
+                MemberState.OPTED_OUT if address in self.esp.out else subscribed,
+                contact.first_name or "",
+                contact.last_name or "",
+                id=contact.id or None,
+                provider_contact_id=address,
+                how=self.esp.how.get(address, "unsubscribed"),
+            )
 
     def _remove(self, members: dict[str, Contact], contact: Contact) -> Outcome:
         key = (contact.address or contact.provider_contact_id or "").lower()
+        if key in self.esp.refused_removals:
+            return self.esp.refused_removals[key]
         members.pop(key, None)
         return OptedOut() if key in self.esp.out else Delivered()
 

@@ -29,6 +29,7 @@ from providers.sandbox import SandboxProvider
 
 T = TypeVar("T")
 COMMANDS = ("init", "serve", "reload", "check", "providers", "lists", "pending", "problems", "simulate")
+COMMANDS += ("switch", "verify")
 EMPTY = {
     "lists": "No lists yet. Planfix makes one when a mailing is switched on in a filter.\n",
     "pending": "Nothing is pending: every change has been delivered or refused.\n",
@@ -179,9 +180,9 @@ def test_lists_shows_what_planfix_made(sandbox: Config) -> None:
     ask(sandbox, CreateList(NAME), ImportContacts("sandbox:1", [person(1), person(2)]), CreateList("empty"))
     result = run("lists")
     header, first, second = result.stdout.splitlines()
-    assert header.split() == ["List", "Name", "Account", "State", "Contacts", "Pending"]
-    assert re.split(r"  +", first.rstrip()) == ["sandbox:1", NAME, "sandbox", "open", "2", "0"]
-    assert re.split(r"  +", second.rstrip()) == ["sandbox:2", "empty", "sandbox", "open", "0", "0"]
+    assert header.split() == ["List", "Name", "Account", "At", "State", "Contacts", "Pending"]
+    assert re.split(r"  +", first.rstrip()) == ["sandbox:1", NAME, "sandbox", "sandbox", "open", "2", "0"]
+    assert re.split(r"  +", second.rstrip()) == ["sandbox:2", "empty", "sandbox", "sandbox", "open", "0", "0"]
     told = json.loads(run("lists", "--json").stdout)
     assert told[0] == {
         "list": "sandbox:1",

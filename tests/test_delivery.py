@@ -122,6 +122,19 @@ async def test_a_contact_that_leaves_a_shared_address_takes_it_from_nobody(bench
     assert await bench.mailable(list_id) == {"shared@x.test", "own@x.test"}
 
 
+async def test_the_id_of_an_address_is_told_whichever_contact_has_it(bench: Bench) -> None:
+    """Where the ESP forgets opt-outs, only the id tells that the person left."""
+    here, there = await bench.create("here"), await bench.create("there")
+    await bench.bring(here, person(1, "shared@x.test"), person(3, "c@x.test"))
+    for list_id, told in ((here, "shared@x.test"), (there, None)):
+        await bench.bring(list_id, person(2, "Shared@x.test"))
+        delivered = bench.esp.on[list_id.removeprefix("memory:")]["shared@x.test"]
+        assert (delivered.id, delivered.provider_contact_id, delivered.id_is_old) == ("2", told, False)
+    await bench.change(here, "update", person(3, "shared@x.test"), "c@x.test")  # an id of its own
+    delivered = bench.esp.on[here.removeprefix("memory:")]["shared@x.test"]
+    assert (delivered.provider_contact_id, delivered.id_is_old) == ("c@x.test", True)
+
+
 async def test_an_address_shared_with_another_list_leaves_only_this_one(bench: Bench) -> None:
     here, there = await bench.create("here"), await bench.create("there")
     await bench.bring(here, person(1, "shared@x.test"))
@@ -258,6 +271,67 @@ async def test_an_opt_out_told_by_a_removal_holds_even_when_the_upsert_after_it_
     await bench.until_delivered()
     await asyncio.gather(first, asking, other)
     assert await bench.mailable(list_id) == {"p2@x.test"}
+
+
+async def test_who_turns_out_to_be_out_elsewhere_leaves_the_lists_that_they_are_on(bench: Bench) -> None:
+    here, there = await bench.create("here"), await bench.create("there")
+    for list_id in (here, there):
+        await bench.bring(list_id, person(1), person(2))
+    bench.esp.special["p1@x.test"] = OptedOut()
+    await bench.change(here, "update", person(1))
+    bench.esp.special.clear()
+    assert await bench.mailable(there) == {"p1@x.test", "p2@x.test"}
+    calls = len(bench.esp.calls)
+    for _ in range(2):
+        assert await bench.change(there, "update", person(1)) == DELIVERED
+        assert await bench.mailable(there) == {"p2@x.test"}
+    assert bench.esp.calls[calls:] == [("remove", ["1"])]  # once they are off it, nothing is to be done
+
+
+async def test_a_removal_of_somebody_who_is_out_is_tried_again_until_it_works(bench: Bench) -> None:
+    here, there = await bench.create("here"), await bench.create("there")
+    for list_id in (here, there):
+        await bench.bring(list_id, person(1))
+    bench.esp.special["p1@x.test"] = OptedOut()
+    await bench.change(here, "update", person(1))
+    bench.esp.special.clear()
+    bench.esp.refused_removals["p1@x.test"] = Postponed(60.0, Reason.CONTACT_REFUSED)
+    assert await bench.change(there, "update", person(1)) == Tally(pending=1)
+    bench.esp.refused_removals.clear()
+    await bench.until_delivered()
+    assert await bench.mailable(there) == set()
+
+
+async def test_a_removal_that_must_wait_is_not_settled_by_that_of_another_address(bench: Bench) -> None:
+    list_id = await bench.create()
+    await bench.bring(list_id, person(1, "a@x.test"))
+    bench.esp.refused_removals["b@x.test"] = Postponed(60.0, Reason.CONTACT_REFUSED)
+    assert await bench.change(list_id, "delete", person(1, "b@x.test")) == Tally(pending=1)
+    bench.esp.refused_removals.clear()
+    await bench.until_delivered()
+    assert bench.esp.calls[-1][0] == "remove"
+    assert await bench.mailable(list_id) == set()
+
+
+async def test_an_address_that_is_out_is_nobodys_on_a_list_where_its_person_arrives(bench: Bench) -> None:
+    here, there = await bench.create("here"), await bench.create("there")
+    await bench.bring(here, person(1, "a@x.test"), person(2, "b@x.test"))
+    await bench.bring(there, person(3, "b@x.test"), person(4, "c@x.test"))
+    bench.esp.special["c@x.test"] = OptedOut()
+    await bench.change(there, "update", person(4, "c@x.test"))
+    await bench.change(there, "update", person(3, "c@x.test"), "b@x.test")  # so b is out too
+    await bench.change(here, "update", person(1, "b@x.test"), "a@x.test")
+    assert await bench.mailable(here) == set()
+
+
+async def test_an_address_that_is_out_is_kept_on_the_list_for_nobody(bench: Bench) -> None:
+    list_id, other = await bench.create(), await bench.create("other")
+    await bench.bring(list_id, person(1, "a@x.test"), person(2, "a@x.test"))
+    await bench.bring(other, person(3, "a@x.test"))
+    bench.esp.special["a@x.test"] = OptedOut()
+    await bench.change(other, "update", person(3, "a@x.test"))  # here the bridge learns of it
+    await bench.change(list_id, "update", person(1, "b@x.test"), "a@x.test")
+    assert await bench.mailable(list_id) == set()
 
 
 async def test_our_own_removal_is_no_opt_out(bench: Bench) -> None:

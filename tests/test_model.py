@@ -203,7 +203,7 @@ class Mailings(RuleBasedStateMachine):
                 await asyncio.gather(stuck, return_exceptions=True)
             return await asyncio.gather(*asked)
 
-        return self.run(asyncio.wait_for(answers(), 5))
+        return self.run(asyncio.wait_for(answers(), 60))
 
     # What happens at the ESP, and to the bridge
 

@@ -45,7 +45,7 @@ async def due(store: Store, mapped: MappedList, now: float = NOW) -> list[Change
 
 
 async def settle(store: Store, mapped: MappedList, *settled: Settled) -> None:
-    await store.memory.settle(mapped.account, mapped.id, settled, NOW)
+    await store.memory.settle(mapped, settled, NOW)
 
 
 def fingerprint(store: Store, address: str) -> bytes:
@@ -59,7 +59,7 @@ async def test_changes_come_back_whole_and_in_order(store: Store) -> None:
     mapped = await make_list(store)
     change = present(2, "Ö@x.test", first_name="Anna", last_name="", old_addresses=("a@x.test", "b@x.test"))
     stored = await put(store, mapped, present(9), change)
-    assert stored == Stored(1, [])
+    assert stored == Stored(1, [], provider="memory")
     assert await due(store, mapped) == [replace(present(9), seq=1), replace(change, seq=2)]
 
 
@@ -67,7 +67,7 @@ async def test_a_newer_change_replaces_the_undelivered_older_one(store: Store) -
     mapped = await make_list(store)
     await put(store, mapped, present(1), present(2))
     stored = await put(store, mapped, absent(1), absent(1))
-    assert stored == Stored(3, [1, 3])
+    assert stored == Stored(3, [1, 3], provider="memory")
     assert [(c.contact_id, c.kind, c.seq) for c in await due(store, mapped)] == [
         ("2", Kind.PRESENT, 2),
         ("1", Kind.ABSENT, 4),

@@ -9,6 +9,8 @@ from bridge.cli.look import lists, pending, problems
 from bridge.cli.reload import reload
 from bridge.cli.serve import serve
 from bridge.cli.simulate import simulate
+from bridge.cli.switch import switch
+from bridge.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -18,5 +20,5 @@ def main() -> None:
     unfold_when_piped()
 
 
-for command in (init, serve, reload, check, providers, lists, pending, problems, simulate):
+for command in (init, serve, reload, check, providers, lists, pending, problems, simulate, switch, verify):
     main.add_command(command)

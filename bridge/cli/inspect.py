@@ -1,5 +1,7 @@
 """`check` and `providers`: does the configuration work, and what can each provider do."""
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -20,11 +22,11 @@ from bridge.cli.common import (
     run,
     table,
 )
-from bridge.config import Config, ProviderConfig
+from bridge.config import Account, Config, ProviderConfig
 from bridge.matrix import conformance, facts_of
 from bridge.registry import BrokenProvider, UnknownProvider, provider_class, provider_types
 from bridge.settings import settings_of
-from bridge.store import Store, StoreError
+from bridge.store import ListState, ListSummary, Store, StoreError
 from providers.base import Provider
 
 LOST_STORE: Final = (
@@ -64,9 +66,12 @@ def providers(name: str | None, as_json: bool) -> None:
 
 async def _check(config: Config) -> bool:
     well = say("settings", True, "well formed")
-    well &= await _check_store(config.store)
+    known = await _check_store(config.store)
+    well &= known is not None
     for account in config.accounts.values():
         well &= say(f"account {account.name}", True, f"new lists go to {account.provider}")
+        lists = [item for item in known or () if item.mapped.account == account.name]
+        well &= _check_places(config, account, lists)
     for provider in config.providers.values():
         well &= await say_findings(provider)
     out.print("[bold green]Everything works.[/]" if well else "[bold red]Something does not work; see above.[/]")
@@ -91,12 +96,14 @@ def say(about: str, ok: bool, text: object, advice: object = None) -> bool:
     return ok
 
 
-async def _check_store(url: str) -> bool:
+async def _check_store(url: str) -> list[ListSummary] | None:
+    """The lists that the store knows, None when it cannot be opened."""
     try:
         store = await Store.open(url)
     except StoreError as error:
         advice = "look at `store` in the settings, and at the disk or database that it names"
-        return say("store", False, error, advice)
+        say("store", False, error, advice)
+        return None
     try:
         depths = await store.outbox.depths()
         known = await store.lists.summaries()
@@ -108,7 +115,32 @@ async def _check_store(url: str) -> bool:
         _note("store", "knows no lists; for a new bridge that is right", f"had it lists before, {LOST_STORE}")
     elif adopted := sum(not item.mapped.name for item in known):
         _note("store", f"{adopted} of {len(known)} lists were made before this store", f"if one was lost, {LOST_STORE}")
-    return True
+    return known
+
+
+def _check_places(config: Config, account: Account, lists: Sequence[ListSummary]) -> bool:
+    """Where the lists of an account live that are not where new ones are made; whether all can be delivered to."""
+    about, well = f"account {account.name}", True
+    elsewhere = defaultdict(list)
+    for item in lists:
+        if item.mapped.state is ListState.MOVING or item.mapped.provider != account.provider:
+            elsewhere[item.mapped.provider].append(item)
+    for provider, items in elsewhere.items():
+        waiting = f"{sum(item.pending for item in items)} changes wait"
+        moving = sum(item.mapped.state is ListState.MOVING for item in items)
+        if provider not in config.providers:
+            advice = f"put {provider} back under `providers`, under this name; nothing is lost meanwhile"
+            text = f"{len(items)} lists are at {provider}, which is not in the settings; {waiting}"
+            well &= say(about, False, text, advice)
+        elif moving:
+            advice = (
+                f"if no switch is running, it broke off: run it again, or planfix-bridge switch {account.name} --back"
+            )
+            _note(about, f"{moving} lists are being moved away from {provider}; {waiting}", advice)
+        else:
+            advice = f"to move them: planfix-bridge switch {account.name} --to {account.provider}"
+            _note(about, f"{len(items)} lists are at {provider} and go on there", advice)
+    return well
 
 
 def _note(about: str, text: str, advice: str) -> None:

@@ -96,13 +96,14 @@ async def _lists(config: Config, account: str | None, as_json: bool) -> None:
     if not found:
         out.print("No lists yet. Planfix makes one when a mailing is switched on in a filter.")
         return
-    shown = table("List", "Name", "Account", "State", "Contacts", "Pending")
+    shown = table("List", "Name", "Account", "At", "State", "Contacts", "Pending")
     for item in found:
         mapped = item.mapped
         shown.add_row(
             plain(mapped.public_id or "—"),
             plain(mapped.name or "(made before this store)"),
             plain(mapped.account),
+            plain(mapped.provider),
             mapped.state,
             str(item.contacts),
             str(item.pending),

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 
 from bridge.store.database import Connection, Database, StoreError
 from bridge.store.fingerprints import Fingerprints
-from bridge.store.lists import ListMap, ListState, ListSummary, MappedList
+from bridge.store.lists import IN_USE, ListMap, ListState, ListSummary, MappedList
 from bridge.store.memory import Known, Memory, Problem, Settled
+from bridge.store.moves import Copied, Moves, NotMoving, Result
 from bridge.store.outbox import Depth, ListClosed, Outbox, Stored
 from bridge.store.removals import Held, Removals
 
 __all__ = [
+    "IN_USE",
     "Connection",
+    "Copied",
     "Depth",
     "Fingerprints",
     "Held",
@@ -21,9 +24,12 @@ __all__ = [
     "ListSummary",
     "MappedList",
     "Memory",
+    "Moves",
+    "NotMoving",
     "Outbox",
     "Problem",
     "Removals",
+    "Result",
     "Settled",
     "Store",
     "StoreError",
@@ -41,20 +47,17 @@ class Store:
     outbox: Outbox
     memory: Memory
     removals: Removals
+    moves: Moves
 
     @classmethod
     async def open(cls, url: str) -> "Store":
         """Opens or makes the store at `sqlite:///file` or `postgresql://…`. Raises StoreError."""
         database = await Database.open(url)
         fingerprints = await Fingerprints.of_store(database)
-        return cls(
-            database,
-            fingerprints,
-            ListMap(database),
-            Outbox(database, fingerprints),
-            Memory(database, fingerprints),
-            Removals(database),
-        )
+        outbox = Outbox(database, fingerprints)
+        memory = Memory(database, fingerprints, outbox)
+        moves = Moves(database, outbox)
+        return cls(database, fingerprints, ListMap(database), outbox, memory, Removals(database), moves)
 
     async def close(self) -> None:
         await self.database.close()

@@ -1,12 +1,16 @@
 """The connection to SQLite or PostgreSQL: opening, schema steps, transactions. Only this file knows which it is."""
 
 import asyncio
+import fcntl
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
 
 import asyncpg
-from sqlalchemy import URL, make_url, text
+from sqlalchemy import URL, Select, make_url, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
@@ -119,6 +123,28 @@ class Database:
             await connection.execute(key, {"name": name})
             yield
 
+    @asynccontextmanager
+    async def alone(self, name: str) -> AsyncIterator[None]:
+        """Keeps every other process on this store out of its block of the same name. Raises StoreError when one is in
+        it."""
+        taken = StoreError(f"another process is busy with {name}")
+        if isinstance(self._backend, Sqlite):
+            try:
+                file = lock_file(Path(f"{self._backend.file}.{name}.lock"))
+            except BlockingIOError:
+                raise taken from None
+            with file:
+                yield
+            return
+        async with self.read() as connection:
+            lock = text("SELECT pg_try_advisory_lock(hashtextextended(:name, 0))")
+            if not await connection.scalar(lock, {"name": name}):
+                raise taken
+            try:
+                yield
+            finally:
+                await connection.execute(text("SELECT pg_advisory_unlock(hashtextextended(:name, 0))"), {"name": name})
+
     def insert(self, table: Any) -> Any:
         """An INSERT that knows ON CONFLICT, which both databases write alike and SQLAlchemy spells per database."""
         if self._is_sqlite:
@@ -127,13 +153,27 @@ class Database:
 
         return postgresql.insert(table)
 
-    def upsert(self, table: Any) -> Insert:
-        """An INSERT that replaces the row of the same primary key."""
+    def upsert(self, table: Any, rows: Select[Any] | None = None) -> Insert:
+        """An INSERT that replaces the row of the same primary key; of the `rows` of a query with all columns in order,
+        where there is one."""
         statement = self.insert(table)
+        if rows is not None:
+            statement = statement.from_select([column.name for column in table.columns], rows)
         key = [column.name for column in table.primary_key]
         values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
         replacing: Insert = statement.on_conflict_do_update(index_elements=key, set_=values)
         return replacing
+
+
+def lock_file(path: Path) -> IO[str]:
+    """A file that is this process's alone until it is closed. Raises BlockingIOError when it is another's."""
+    file = open(path, "w", opener=partial(os.open, mode=0o600))  # noqa: SIM115 - the caller closes it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _short(error: BaseException) -> str:

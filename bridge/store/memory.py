@@ -1,6 +1,6 @@
 """What the store remembers of delivered contacts: the id map, who opted out, what was refused."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import BigInteger, Text, bindparam, delete, exists, func, select, update
@@ -9,8 +9,8 @@ from sqlalchemy import Connection as SyncConnection
 from bridge.changes import Change, Kind
 from bridge.store.database import Database
 from bridge.store.fingerprints import Fingerprints
-from bridge.store.lists import ListState
-from bridge.store.outbox import chunks
+from bridge.store.lists import IN_USE, ListState, MappedList
+from bridge.store.outbox import Outbox, chunks
 from bridge.store.tables import contacts, lists, opt_outs, outbox, problems, removals
 from providers.base import BOUNCED, Delivered, OptedOut, Outcome, Postponed, Reason, Rejected, redact
 
@@ -23,6 +23,14 @@ _KNOWN = select(contacts.c.contact_id, contacts.c.provider_contact_id, contacts.
 _OPTED_OUT = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
     opt_outs.c.account == bindparam("account"),
     opt_outs.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
+)
+_PROVIDER_IDS = select(contacts.c.fingerprint, contacts.c.provider_contact_id).where(
+    contacts.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
+    contacts.c.list_id == _OF_LIST,
+    contacts.c.provider_contact_id.is_not(None),
+)
+_PLACE = (
+    select(lists.c.state, lists.c.provider, lists.c.provider_list_id).where(lists.c.id == _OF_LIST).with_for_update()
 )
 _DELETE_CONTACTS = delete(contacts).where(contacts.c.list_id == _OF_LIST, contacts.c.contact_id.in_(_IDS))
 _DELETE_PROBLEMS = delete(problems).where(problems.c.list_id == _OF_LIST, problems.c.contact_id.in_(_IDS))
@@ -77,9 +85,10 @@ class _Rows:
 class Memory:
     """Reads and writes `contacts`, `opt_outs` and `problems`. Every method may raise StoreError."""
 
-    def __init__(self, database: Database, fingerprints: Fingerprints) -> None:
+    def __init__(self, database: Database, fingerprints: Fingerprints, outbox: Outbox) -> None:
         self._database = database
         self._fingerprints = fingerprints
+        self._outbox = outbox
         self._put_contacts = database.upsert(contacts)
         self._put_problems = database.upsert(problems)
         remember = database.insert(opt_outs)
@@ -97,6 +106,15 @@ class Memory:
             for some in chunks(contact_ids):
                 rows = await connection.execute(_KNOWN, {"list": list_id, "ids": some})
                 found |= {contact_id: Known(its_id, fingerprint) for contact_id, its_id, fingerprint in rows}
+        return found
+
+    async def provider_ids(self, list_id: int, fingerprints: Sequence[bytes]) -> dict[bytes, str]:
+        """The provider's ids of a list's contacts with these addresses, where it gave any."""
+        found: dict[bytes, str] = {}
+        async with self._database.read() as connection:
+            for some in chunks(fingerprints):
+                rows = await connection.execute(_PROVIDER_IDS, {"list": list_id, "fingerprints": some})
+                found |= {row.fingerprint: row.provider_contact_id for row in rows}
         return found
 
     async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
@@ -117,9 +135,7 @@ class Memory:
                 mapped = (
                     select(contacts.c.fingerprint, contacts.c.list_id, contacts.c.contact_id)
                     .join(lists, lists.c.id == contacts.c.list_id)
-                    .where(
-                        contacts.c.fingerprint.in_(some), lists.c.account == account, lists.c.state == ListState.OPEN
-                    )
+                    .where(contacts.c.fingerprint.in_(some), lists.c.account == account, lists.c.state.in_(IN_USE))
                 )
                 wanted = (
                     select(outbox.c.fingerprint, outbox.c.list_id, outbox.c.contact_id)
@@ -132,21 +148,41 @@ class Memory:
                         users[row.fingerprint].add((row.list_id, row.contact_id))
         return users
 
-    async def settle(self, account: str, list_id: int, settled: Sequence[Settled], now: float) -> None:
-        """Records outcomes, all or none. A newer change of the same contact stays in the outbox."""
+    async def settle(self, mapped: MappedList, settled: Sequence[Settled], now: float) -> bool:
+        """Records outcomes of a list that was delivered to as `mapped` says, all or none. A newer change of the same
+        contact stays in the outbox.
+
+        False when the list is being moved, or is elsewhere by now: then the changes stay, for its new place. What was
+        learnt is recorded all the same: who opted out, and what holds at the old place until it is left. Whose opt-out
+        is heard after that is looked at once more, for the change may have been delivered to the new place meanwhile.
+        """
         rows = _Rows()
         for item in settled:
-            self._sort(rows, account, list_id, item, now)
+            self._sort(rows, mapped.account, mapped.id, item, now)
+        out = [s.change for s in settled if isinstance(s.outcome, OptedOut) and s.change.kind is Kind.PRESENT]
         async with self._database.write() as connection:
-            await connection.run_sync(self._write, list_id, rows)
+            return await connection.run_sync(self._write, mapped, rows, out)
 
-    def _write(self, connection: SyncConnection, list_id: int, rows: _Rows) -> None:
+    def _write(self, connection: SyncConnection, mapped: MappedList, rows: _Rows, out: Sequence[Change]) -> bool:
+        state, *place = connection.execute(_PLACE, {"list": mapped.id}).one()
+        if rows.opt_outs:
+            connection.execute(self._put_opt_outs, rows.opt_outs)
+        if place != [mapped.provider, mapped.provider_list_id]:
+            if out and state in IN_USE:
+                self._outbox.put_again(connection, mapped.id, out)
+            return False
+        if state == ListState.DELETED:
+            return True
         if rows.map:
             connection.execute(self._put_contacts, rows.map)
         for some in chunks(rows.unmapped):
-            connection.execute(_DELETE_CONTACTS, {"list": list_id, "ids": some})
-        if rows.opt_outs:
-            connection.execute(self._put_opt_outs, rows.opt_outs)
+            connection.execute(_DELETE_CONTACTS, {"list": mapped.id, "ids": some})
+        if state == ListState.MOVING:
+            return False
+        self._write_outcomes(connection, mapped.id, rows)
+        return True
+
+    def _write_outcomes(self, connection: SyncConnection, list_id: int, rows: _Rows) -> None:
         if connection.scalar(_HAS_PROBLEMS, {"list": list_id}):
             for some in chunks(rows.done_contacts):
                 connection.execute(_DELETE_PROBLEMS, {"list": list_id, "ids": some})
@@ -159,13 +195,23 @@ class Memory:
                 update(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == seq).values(due_at=due_at)
             )
 
+    async def remember(self, account: str, out: Iterable[tuple[bytes, str]], now: float) -> None:
+        """Records who opted out, as fingerprint and how."""
+        rows = [
+            {"account": account, "fingerprint": fingerprint, "seen_at": now, "how": how} for fingerprint, how in out
+        ]
+        if rows:
+            async with self._database.write() as connection:
+                await connection.execute(self._put_opt_outs, rows)
+
     async def forget_list(self, list_id: int, drop_seq: int) -> None:
         """The list is gone at the ESP: so is all that was known of its contacts, except who opted out."""
         async with self._database.write() as connection:
+            # The list's row first: it is what puts writers of one list in order.
+            await connection.execute(update(lists).where(lists.c.id == list_id).values(state=ListState.DELETED))
             for table in (contacts, problems, removals):
                 await connection.execute(delete(table).where(table.c.list_id == list_id))
             await connection.execute(delete(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == drop_seq))
-            await connection.execute(update(lists).where(lists.c.id == list_id).values(state=ListState.DELETED))
 
     async def problems(self, account: str | None = None, limit: int = 1000) -> list[Problem]:
         """What was refused and has not been mended since, newest first."""

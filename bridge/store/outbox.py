@@ -1,5 +1,6 @@
 """The outbox: changes that were promised and are not delivered yet."""
 
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,11 +11,13 @@ from sqlalchemy import Connection as SyncConnection
 from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
 from bridge.store.database import Connection, Database
 from bridge.store.fingerprints import Fingerprints
-from bridge.store.lists import ListState
-from bridge.store.tables import lists, outbox
+from bridge.store.lists import IN_USE, ListState
+from bridge.store.tables import lists, meta, outbox
 
 CHUNK = 500
 """Values in one IN (…): under every limit on parameters of either database."""
+
+_REVISION = "outbox_revision"
 
 RELEASE_SEEN_WITHIN_S = 5.0
 """How often delivery looks whether a person has released what is held."""
@@ -41,10 +44,11 @@ _CHANGE = (
 )
 _NEXT_NUMBERS = (
     update(lists)
-    .where(lists.c.id == _OF_LIST, lists.c.state == ListState.OPEN)
+    .where(lists.c.id == _OF_LIST, lists.c.state.in_(IN_USE))
     .values(last_seq=lists.c.last_seq + bindparam("count"), changed_at=bindparam("at"))
-    .returning(lists.c.last_seq)
+    .returning(lists.c.last_seq, lists.c.provider, lists.c.state)
 )
+_LOCK_LIST = select(lists.c.id).where(lists.c.id == _OF_LIST).with_for_update()
 _ANY_CHANGE = select(outbox.c.seq).where(outbox.c.list_id == _OF_LIST).limit(1)
 _UNDELIVERED = select(*_CHANGE).where(
     outbox.c.list_id == _OF_LIST, outbox.c.contact_id.in_(bindparam("ids", expanding=True))
@@ -64,11 +68,13 @@ class ListClosed(Exception):
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What `put` did: the changes got the numbers from `first_seq` on, in order; `superseded` will never be delivered
-    because a newer change of the same contact stands for them; `held` wait until a person releases them."""
+    because a newer change of the same contact stands for them; `held` wait until a person releases them, or until the
+    list has moved. `provider` is where they are delivered, None while the list is being moved."""
 
     first_seq: int
     superseded: list[int]
     held: list[int] = field(default_factory=list)
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +102,12 @@ class Outbox:
         return await connection.run_sync(self._put, list_id, changes)
 
     def _put(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> Stored:
-        last_seq = connection.scalar(
-            _NEXT_NUMBERS, {"list": list_id, "count": len(changes), "at": changes[-1].created_at}
-        )
-        if last_seq is None:
+        values = {"list": list_id, "count": len(changes), "at": changes[-1].created_at}
+        taken = connection.execute(_NEXT_NUMBERS, values).first()
+        if taken is None:
             raise ListClosed
+        last_seq, provider, state = taken
+        moving = state == ListState.MOVING
         first_seq = int(last_seq) - len(changes) + 1
         undelivered = self._undelivered(connection, list_id, [change.contact_id for change in changes])
         newest = {contact_id: (change.seq, change) for contact_id, change in undelivered.items()}
@@ -113,24 +120,60 @@ class Outbox:
         rows = [(seq, change) for seq, change in newest.values() if seq >= first_seq]
         for some in chunks(rows, 5000):
             connection.execute(self._put_rows, [self._row(list_id, seq, change) for seq, change in some])
-        held = [seq for seq, change in rows if change.due_at == HELD]
-        return Stored(first_seq, superseded, held)
+        held = [seq for seq, change in rows if moving or change.due_at == HELD]
+        return Stored(first_seq, superseded, held, None if moving else provider)
 
     async def put_drop(self, connection: Connection, list_id: int, now: float) -> Stored:
         """Asks for the end of a list, in place of all its undelivered changes. Raises ListClosed when it is gone."""
-        seq = await connection.scalar(
+        numbered = await connection.execute(
             update(lists)
-            .where(lists.c.id == list_id, lists.c.state.in_((ListState.OPEN, ListState.DELETING)))
+            .where(lists.c.id == list_id, lists.c.state.in_((*IN_USE, ListState.DELETING)))
             .values(state=ListState.DELETING, last_seq=lists.c.last_seq + 1, changed_at=now)
-            .returning(lists.c.last_seq)
+            .returning(lists.c.last_seq, lists.c.provider)
         )
-        if seq is None:
+        taken = numbered.first()
+        if taken is None:
             raise ListClosed
+        seq, provider = taken
         gone = await connection.scalars(delete(outbox).where(outbox.c.list_id == list_id).returning(outbox.c.seq))
         superseded = list(gone)
         drop = Change(DROP_CONTACT_ID, Kind.DROP, created_at=now)
         await connection.execute(outbox.insert(), [self._row(list_id, int(seq), drop)])
-        return Stored(int(seq), superseded)
+        return Stored(int(seq), superseded, provider=provider)
+
+    async def put_behind(self, connection: Connection, list_id: int, changes: Sequence[Change]) -> None:
+        """Adds changes of contacts that have none waiting; of others what waits is newer. Raises ListClosed."""
+        await connection.run_sync(self._put_behind, list_id, changes)
+
+    def _put_behind(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> None:
+        connection.execute(_LOCK_LIST, {"list": list_id})
+        waiting = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        behind = [change for change in changes if change.contact_id not in waiting]
+        if behind:
+            self._put(connection, list_id, behind)
+            self._revise(connection)
+
+    def put_again(self, connection: SyncConnection, list_id: int, changes: Sequence[Change]) -> None:
+        """Has these contacts looked at once more, whatever is under way: by the change that waits, else by this one.
+        Raises ListClosed."""
+        connection.execute(_LOCK_LIST, {"list": list_id})
+        waiting = self._undelivered(connection, list_id, [change.contact_id for change in changes])
+        self._put(connection, list_id, [waiting.get(change.contact_id, change) for change in changes])
+        self._revise(connection)
+
+    async def revise(self, connection: Connection) -> None:
+        """Tells the bridges on this store, when the transaction commits, to look anew at what is to be delivered."""
+        await connection.run_sync(self._revise)
+
+    def _revise(self, connection: SyncConnection) -> None:
+        sign = {"name": _REVISION, "value": secrets.token_bytes(8)}
+        connection.execute(self._database.upsert(meta), [sign])
+
+    async def revision(self) -> bytes | None:
+        """Another value after each `revise`."""
+        async with self._database.read() as connection:
+            value = await connection.scalar(select(meta.c.value).where(meta.c.name == _REVISION))
+        return None if value is None else bytes(value)
 
     async def due(self, list_id: int, after_seq: int, limit: int, now: float) -> list[Change]:
         """Up to `limit` changes of a list that are due and come after `after_seq`, in order."""

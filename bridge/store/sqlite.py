@@ -100,9 +100,9 @@ class Sqlite:
     """A file: one writer at a time, and a few readers beside it."""
 
     def __init__(self, url: URL) -> None:
-        file = Path(str(url.database))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+        self.file = Path(str(url.database))
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.touch(mode=0o600)  # SQLite gives the files beside it the same mode
         self._engine = create_engine(url, poolclass=NullPool, hide_parameters=True)
         self._writer = SqliteConnection(self._engine, "sqlite-writer")
         self._writing = asyncio.Lock()  # waiting here is fair and free, waiting in SQLite is neither

@@ -51,6 +51,9 @@ lists = Table(
     Column("last_seq", BigInteger, nullable=False, server_default="0"),
     Column("created_at", Double, nullable=False),
     Column("changed_at", Double),  # when Planfix last changed it; empty until then
+    # The list of Planfix that this one is filled to take the place of, or whose place it once was.
+    Column("copy_of", BigInteger().with_variant(Integer, "sqlite")),
+    Column("left_at", Double),  # of a copy: when the list of Planfix moved away from it; empty where it never was there
     Index("lists_by_name", "account", "name"),
 )
 
@@ -91,6 +94,20 @@ outbox = Table(
     Column("due_at", Double, nullable=False),
     PrimaryKeyConstraint("list_id", "contact_id"),
     Index("outbox_in_order", "list_id", "seq", unique=True),
+)
+
+copied = Table(  # what became of everybody on a list that is being moved: of `list_id`, its copy, the map to be
+    "copied",
+    metadata,
+    Column("list_id", ForeignKey("lists.id"), nullable=False),
+    Column("contact_id", Text, nullable=False),  # empty for somebody whom Planfix does not know
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("provider_contact_id", Text),
+    Column("result", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    PrimaryKeyConstraint("list_id", "contact_id", "fingerprint"),
+    Index("copied_by_fingerprint", "list_id", "fingerprint"),
 )
 
 removals = Table(  # that the guard let go

@@ -93,6 +93,9 @@ class AudienceLists:
             for outcomes, (present, *_) in zip(told, ids, strict=True)
         ]
 
+    async def keep_out(self, audience: str, contacts: Sequence[Contact]) -> None:
+        await self._members.keep_out(audience, contacts)
+
     async def _need_room_for_mark(self, audience: str) -> None:
         if ID_FIELD not in await self._members.fields(audience):
             self._members.forget_fields(audience)

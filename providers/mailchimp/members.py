@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +22,7 @@ from providers.base import (
     Refused,
     Transient,
 )
+from providers.concurrency import chunks
 from providers.mailchimp.client import AlreadyMember, BadRequest, NotThere, contact_outcome
 
 PAGE_SIZE = 1000
@@ -75,15 +77,17 @@ def removed_by_us(raw: Raw) -> bool:
 
 
 def member_of(raw: Raw) -> Member:
-    states = {"subscribed": MemberState.SUBSCRIBED, "pending": MemberState.PENDING}
+    told = standing(raw)
     merge = raw.get("merge_fields") or {}
+    waits = MemberState.PENDING if raw["status"] == "pending" else MemberState.SUBSCRIBED
     return Member(
         address=raw["email_address"],
-        state=states.get(raw["status"], MemberState.OPTED_OUT),
+        state=MemberState.OPTED_OUT if isinstance(told, OptedOut) else waits,
         first_name=str(merge.get("FNAME") or ""),
         last_name=str(merge.get("LNAME") or ""),
         id=owner_of(raw) or None,
         provider_contact_id=raw["id"],
+        how=told.how if isinstance(told, OptedOut) else "unsubscribed",
     )
 
 
@@ -201,6 +205,42 @@ class Members:
                 for e in errors
             },
         )
+
+    async def keep_out(self, audience: str, contacts: Sequence[Contact]) -> None:
+        """Makes strangers known as unsubscribed, and unsubscribes members who get mail or whom we took off ourselves.
+        Whom Mailchimp keeps out already stays as they are. An address that it does not take gets no mail either."""
+        by_member = {hash_of(contact.address): contact for contact in contacts}
+        bodies = [
+            {"email_address": c.address, "status": "unsubscribed", "merge_fields": await self.merge(audience, c)}
+            for c in by_member.values()
+        ]
+        known: list[str] = []
+        for some in chunks(bodies, BATCH_SIZE):
+            known += await self._add_strangers(audience, some)
+        await together(self._unsubscribe(audience, member_id, by_member[member_id]) for member_id in known)
+
+    async def _add_strangers(self, audience: str, bodies: Sequence[Raw]) -> list[str]:
+        """Adds those whom Mailchimp does not know; the ids of the others."""
+        try:
+            batch = await self.post(audience, bodies, update_existing=False)
+        except ContactRefused:
+            half = len(bodies) // 2
+            return [
+                *await self._add_strangers(audience, bodies[:half]),
+                *await self._add_strangers(audience, bodies[half:]),
+            ]
+        ids = [hash_of(body["email_address"]) for body in bodies]
+        return [h for h in ids if h not in batch.members and h not in batch.outcomes]
+
+    async def _unsubscribe(self, audience: str, member_id: str, contact: Contact) -> None:
+        raw = await self.get(audience, member_id)
+        if raw is None or (isinstance(standing(raw), OptedOut) and not removed_by_us(raw)):
+            return
+        body: Raw = {"status": "unsubscribed"}
+        if ID_FIELD in await self.fields(audience):
+            body["merge_fields"] = {ID_FIELD: contact.id}  # in place of the mark of our own removal
+        with suppress(BadRequest, NotThere):  # out, or gone, since it was read
+            await self.patch(audience, member_id, body)
 
     async def _fields_still_there(self, audience: str, complained_of: Iterable[str]) -> None:
         """Raises Transient when a field that the service complains of was deleted since we read the fields."""

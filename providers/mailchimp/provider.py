@@ -84,6 +84,7 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
         renames_address=True,
         tells_opt_outs=True,
         equal_names=True,
+        takes_opt_outs=True,
         proof=Proof.OFFICIAL_SPEC,
     )
     limits: ClassVar[Limits] = Limits(batch_size=BATCH_SIZE, parallel_calls=8, list_name_chars=50)
@@ -127,6 +128,9 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
 
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         return await self._lists.remove(list_id, contacts)
+
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        await self._lists.keep_out(list_id, contacts)
 
     def members(self, list_id: str) -> AsyncIterator[Member]:
         return self._lists.members(list_id)

@@ -5,6 +5,7 @@ member that exists.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mailchimp_marketing.api.lists_api import ListsApi
@@ -75,6 +76,11 @@ class TagLists:
             await self._call("delete_tag", self._api.delete_segment, await self.audience(), tag)
         except NotThere:
             return
+
+    async def keep_out(self, tag: str, contacts: Sequence[Contact]) -> None:
+        await self._members.keep_out(await self.audience(), contacts)
+        with suppress(NotThere):
+            await self.retag(tag, [], [contact.address for contact in contacts])
 
     async def members(self, tag: str) -> AsyncIterator[Member]:
         async for raw in self.raw_members(tag):

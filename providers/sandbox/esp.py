@@ -111,11 +111,20 @@ class SandboxEsp:
                     last_name=last_name,
                     id=caller_id,
                     provider_contact_id=str(contact_id),
+                    how=opted_out or "unsubscribed",
                 )
                 for contact_id, address, caller_id, first_name, last_name, opted_out in db.execute(
                     sql, (list_id, int(after), count)
                 )
             ]
+
+    def keep_out(self, contacts: Sequence[Contact]) -> None:
+        sql = """
+            insert into contacts (address, caller_id, opted_out) values (?, ?, 'unsubscribed')
+            on conflict do update set opted_out = coalesce(opted_out, 'unsubscribed')
+        """
+        with self._transaction() as db:
+            db.executemany(sql, [(contact.address.lower(), contact.id) for contact in contacts])
 
     def opt_out(self, address: str, how: str) -> None:
         sql = "insert into contacts (address, opted_out) values (?, ?) on conflict do update set opted_out = ?"

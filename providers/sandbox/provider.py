@@ -57,6 +57,7 @@ class SandboxProvider(Provider[SandboxSettings]):
         renames_address=True,
         tells_opt_outs=True,
         equal_names=False,
+        takes_opt_outs=True,
         proof=Proof.REAL_SERVER,
     )
     limits = Limits(
@@ -86,6 +87,9 @@ class SandboxProvider(Provider[SandboxSettings]):
         in_use = Message("Lists in use: %(count)s of %(most)s.", count=lists, most=MAX_LISTS)
         return [Finding(room, in_use, None if room else Message("Delete lists in Planfix."))]
 
+    async def room_for_lists(self) -> int:
+        return max(0, MAX_LISTS - await self._call("count_lists", self._esp.count_lists))
+
     async def find_list(self, name: str) -> str | None:
         return await self._call("find_list", self._esp.find_list, name)
 
@@ -100,6 +104,9 @@ class SandboxProvider(Provider[SandboxSettings]):
 
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         return await self._call("remove", self._esp.remove, list_id, contacts)
+
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        await self._call("keep_out", self._esp.keep_out, contacts)
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         last = "0"

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 
 from providers.answers import Answer
-from providers.base import Refused, Transient
+from providers.base import BOUNCED, Refused, Transient
 from providers.sendgrid.answers import (
     Accepted,
     Export,
@@ -288,20 +288,20 @@ class Account:
         for chunk in chunks(addresses):
             await self._call("opt_out", post, request_body={"recipient_emails": chunk})
 
-    async def kept_out(self) -> set[str]:
-        """Every address of the account that SendGrid sends nothing to, or nothing of some group."""
-        groups = read(await self._call("opt_outs", self._api.client.asm.suppressions.get), list[Suppressed])
-        addresses = {one.email.lower() for one in groups}
-        for kind in ("unsubscribes", "spam_reports", "bounces"):
+    async def kept_out(self) -> dict[str, str]:
+        """Every address of the account that SendGrid sends nothing to, or nothing of some group; and how that came."""
+        addresses: dict[str, str] = {}
+        for kind, how in (("bounces", BOUNCED), ("spam_reports", "complained"), ("unsubscribes", "unsubscribed")):
             get = self._api.client.suppression._(kind).get
             page: list[Suppressed] = []
             offset = 0
             while offset == 0 or len(page) == _SUPPRESSIONS_PAGE:
                 query = {"limit": str(_SUPPRESSIONS_PAGE), "offset": str(offset)}
                 page = read(await self._call("opt_outs", get, query_params=query), list[Suppressed])
-                addresses.update(one.email.lower() for one in page)
+                addresses |= {one.email.lower(): how for one in page}
                 offset += _SUPPRESSIONS_PAGE
-        return addresses
+        groups = read(await self._call("opt_outs", self._api.client.asm.suppressions.get), list[Suppressed])
+        return addresses | {one.email.lower(): "unsubscribed" for one in groups}
 
     # Export
 

@@ -82,6 +82,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         tells_opt_outs=False,
         equal_names=False,
         asynchronous=True,
+        takes_opt_outs=True,
         proof=Proof.OFFICIAL_SPEC,
     )
     # SendGrid publishes no limit on parallel calls. Bulk calls leave little to gain from more than a few.
@@ -108,6 +109,9 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
     async def close(self) -> None:
         await super().close()
         self._api.close()
+
+    async def room_for_lists(self) -> int:
+        return max(0, LISTS_MAX - len(await self._account.lists()))
 
     async def find_list(self, name: str) -> str | None:
         return next((one.id for one in await self._account.lists() if one.name == name), None)
@@ -178,6 +182,9 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         await self._take_off(list_id, [one.id for one in found.values()])
         return outcomes
 
+    async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
+        await self._account.opt_out(None, [contact.address.lower() for contact in contacts])
+
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         """Made from an export, which SendGrid prepares for seconds to minutes. Needs the right to read suppressions:
         without it nobody could tell who opted out."""
@@ -194,6 +201,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
                     last_name=row.get("last_name", ""),
                     id=row.get(FIELD) or None,
                     provider_contact_id=address,
+                    how=out.get(address, "unsubscribed"),
                 )
 
     # Upsert

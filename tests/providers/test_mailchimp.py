@@ -274,6 +274,16 @@ class TestStates:
             assert [type(o) for o in await harness.provider.upsert(list_id, [moved(person())])] == [Delivered]
             assert set(await harness.mailable(list_id)) == {moved(person()).address}
 
+    @pytest.mark.parametrize(("status", "how"), [("cleaned", "bounced"), ("unsubscribed", "unsubscribed")])
+    async def test_members_tells_how_somebody_came_to_be_out(
+        self, tagged: MailchimpHarness, status: str, how: str
+    ) -> None:
+        list_id = await tagged.provider.create_list("Клиенты")
+        await tagged.provider.upsert(list_id, [person()])
+        tagged.fake.opt_out(tagged.audience, person().address, status)
+        (member,) = [member async for member in tagged.provider.members(list_id)]
+        assert (member.state, member.how) == (MemberState.OPTED_OUT, how)
+
     async def test_members_shows_who_opted_out(self, tagged: MailchimpHarness) -> None:
         list_id = await warm(tagged)
         await tagged.provider.upsert(list_id, people(4))
@@ -305,6 +315,69 @@ CONTACT_ERRORS = [
     ("too_often", Postponed, Reason.TOO_OFTEN),
     ("bad_field", Rejected, Reason.CONTACT_REFUSED),
 ]
+
+
+class TestKeepOut:
+    @pytest.fixture(params=["tag", "audience"])
+    async def harness(self, request: pytest.FixtureRequest) -> AsyncIterator[MailchimpHarness]:
+        async with mailchimp(request.param) as harness:
+            yield harness
+        assert harness.violations() == []
+
+    async def test_strangers_are_made_known_five_hundred_a_call(self, harness: MailchimpHarness) -> None:
+        list_id = await warm(harness)
+        await harness.provider.keep_out(list_id, people(600))
+        calls = made(harness)
+        assert calls["POST lists"] == 2
+        assert calls.total() == 2 + 2 * harness.in_tags  # and they leave the tag, if they have it
+        members = members_of(harness, list_id)
+        assert {members[contact.address].status for contact in people(600)} == {"unsubscribed"}
+
+    @pytest.mark.parametrize("status", ["unsubscribed", "cleaned", "transactional", "archived"])
+    async def test_who_gets_no_mail_already_is_left_alone(self, harness: MailchimpHarness, status: str) -> None:
+        list_id = await warm(harness)
+        await harness.provider.upsert(list_id, [person()])
+        members_of(harness, list_id)[person().address].status = status
+        made(harness)
+        await harness.provider.keep_out(list_id, [person()])
+        assert members_of(harness, list_id)[person().address].status == status
+        assert made(harness)["PATCH lists/members"] == 0
+
+    async def test_whom_we_removed_ourselves_counts_as_opted_out_from_then_on(
+        self, audiences: MailchimpHarness
+    ) -> None:
+        list_id = await warm(audiences)
+        await audiences.provider.upsert(list_id, [person()])
+        await audiences.provider.remove(list_id, [person()])
+        await audiences.provider.keep_out(list_id, [person()])
+        (outcome,) = await audiences.provider.upsert(list_id, [person()])
+        assert isinstance(outcome, OptedOut)
+        assert await audiences.mailable(list_id) == {}
+
+    async def test_an_address_that_mailchimp_does_not_take_stops_nobody(self, harness: MailchimpHarness) -> None:
+        list_id = await warm(harness)
+        await harness.provider.keep_out(list_id, [person(1, address="fake@example.com"), person(2)])
+        assert members_of(harness, list_id)[person(2).address].status == "unsubscribed"
+
+    async def test_a_batch_refused_as_a_whole_is_halved(self, harness: MailchimpHarness) -> None:
+        list_id = await warm(harness)
+        bad = person(3).address
+
+        def refuse(method: str, path: str, body: Any) -> None:
+            addresses = [one["email_address"] for one in (body or {}).get("members", [])]
+            if bad in addresses:
+                raise Problem(400, "Invalid Resource", "The resource submitted could not be validated.")
+
+        harness.fake.before = refuse
+        await harness.provider.keep_out(list_id, people(5))
+        members = members_of(harness, list_id)
+        assert {c.address for c in people(5)} & members.keys() == {c.address for c in people(5)} - {bad}
+
+    async def test_a_list_that_is_gone_keeps_nobody_from_being_kept_out(self, tagged: MailchimpHarness) -> None:
+        list_id = await warm(tagged)
+        await tagged.drop_list(list_id)
+        await tagged.provider.keep_out(list_id, [person()])
+        assert members_of(tagged, list_id)[person().address].status == "unsubscribed"
 
 
 class TestRefusals:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from providers.base import (
+    BOUNCED,
     AuthFailed,
     Contact,
     Delivered,
@@ -32,6 +33,15 @@ class TestSandbox(ProviderConformance):
         harness = SandboxHarness(tmp_path / "sandbox.db")
         yield harness
         await harness.close()
+
+
+async def test_an_address_that_bounced_stays_so_when_it_is_kept_out(sandbox: SandboxProvider) -> None:
+    list_id = await sandbox.create_list("Клиенты")
+    await sandbox.upsert(list_id, [ANNA])
+    await sandbox.opt_out(ANNA.address, BOUNCED)
+    await sandbox.keep_out(list_id, [ANNA])
+    (member,) = [member async for member in sandbox.members(list_id)]
+    assert (member.state, member.how) == (MemberState.OPTED_OUT, BOUNCED)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from providers.base import (
+    BOUNCED,
     AuthFailed,
     Contact,
     ContactRefused,
@@ -563,6 +564,19 @@ class TestCheck:
         assert [f for f in await esp.provider.check() if not f.ok] == []
 
 
+class TestKeepOut:
+    async def test_all_mail_is_closed_a_hundred_addresses_a_call(self, esp: SendgridHarness, list_id: str) -> None:
+        start = esp.calls()
+        await esp.provider.keep_out(list_id, people(250))
+        assert made(esp, start) == ["POST asm/suppressions/global"] * 3
+        assert esp.fake.suppressed["unsubscribes"] == {contact.address for contact in people(250)}
+
+    async def test_a_key_without_the_right_is_told(self, esp: SendgridHarness, list_id: str) -> None:
+        esp.fake.scopes = MARKETING_ONLY
+        with pytest.raises(RightsMissing):
+            await esp.provider.keep_out(list_id, people(1))
+
+
 class TestMembers:
     @pytest.mark.parametrize("packed", [False, True])
     async def test_members_come_from_all_files_with_their_state(
@@ -577,6 +591,7 @@ class TestMembers:
             place.add(f"person{number}@post.test")
         members = [member async for member in esp.provider.members(list_id)]
         assert [member.state for member in members] == [MemberState.OPTED_OUT] * 4 + [MemberState.SUBSCRIBED]
+        assert [member.how for member in members[:4]] == ["unsubscribed", "unsubscribed", "complained", BOUNCED]
         assert members[4] == Member(
             "person4@post.test", MemberState.SUBSCRIBED, "Имя4", "", id="1004", provider_contact_id="person4@post.test"
         )
