@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,17 @@ async def until(holds: Callable[[], Awaitable[bool]], what: str, deadline_s: flo
 
 
 class BridgeProcess:
-    """`planfix-bridge serve` on a store; each start is a new process at the same ports."""
+    """`planfix-bridge serve` on a store; each start is a new process at the same ports. `module` is run instead of
+    `bridge`: one that does the same."""
 
-    def __init__(self, folder: Path, store_url: str, provider: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        store_url: str,
+        provider: str,
+        providers: Mapping[str, Mapping[str, Any]],
+        module: str = "bridge",
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         port, admin_port = _free_ports(2)
         config = {
@@ -45,14 +53,16 @@ class BridgeProcess:
             "admin": {"port": admin_port},
             "store": store_url,
             "accounts": {"main": {"token": TOKEN, "provider": provider}},
-            "providers": {provider: settings},
+            "providers": providers,
         }
+        self.module = module
         self.url = f"http://127.0.0.1:{port}/planfix"
         self.started_in_s = 1.0  # how long the last complete start took
         self._admin = f"http://127.0.0.1:{admin_port}"
-        self._config = folder / "config.yaml"
-        self._config.write_text(json.dumps(config))  # which is YAML as well
-        self._secrets = (TOKEN, str(settings.get("api_key", "")))
+        self.config_file = folder / "config.yaml"
+        self.config_file.write_text(json.dumps(config))  # which is YAML as well
+        keys = [str(settings.get("api_key", "")) for settings in providers.values()]
+        self._secrets = (TOKEN, *keys)
         self._log = folder / "bridge.log"
         self._log_from = 0  # where the lines of the present process begin
         self._process: asyncio.subprocess.Process | None = None
@@ -62,7 +72,7 @@ class BridgeProcess:
         with self._log.open("ab") as log:
             self._log_from = log.tell()
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "bridge", "serve", "-c", str(self._config)),
+                *(sys.executable, "-m", self.module, "serve", "-c", str(self.config_file)),
                 cwd=ROOT,
                 stdout=log,
                 stderr=log,
@@ -140,6 +150,11 @@ class StoreEyes:
         """Lists whose making was begun and has no id yet."""
         return await self._count("SELECT count(*) FROM lists WHERE state = 'creating'")
 
+    async def lists(self) -> list[tuple[str | None, str, str | None, str]]:
+        """All lists and their copies, which have no id of Planfix: that id, provider, id there, state."""
+        query = "SELECT public_id, provider, provider_list_id, state FROM lists WHERE state != 'deleted'"
+        return [tuple(row) for row in await self._rows(query)]
+
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
         """Nobody else writes to the store while the block runs."""
@@ -161,12 +176,15 @@ class StoreEyes:
         return self._url.startswith("sqlite")
 
     async def _count(self, query: str) -> int:
+        return int((await self._rows(query))[0][0])
+
+    async def _rows(self, query: str) -> list[Any]:
         if self._is_sqlite:
             with _sqlite(self._url) as db:
-                return int(db.execute(query).fetchone()[0])
+                return db.execute(query).fetchall()
         connection = await asyncpg.connect(self._url)
         try:
-            return int(await connection.fetchval(query))
+            return list(await connection.fetch(query))
         finally:
             await connection.close()
 

@@ -1,6 +1,7 @@
 """The ESPs of the crash suite: fakes in a process of their own, steered over a second port; the sandbox by its file.
 
-As a process: `python -m tests.crash.esp "mailchimp tag"` prints one JSON line: the ESP's URL, and the control's.
+As a process: `python -m tests.crash.esp "mailchimp tag"` prints one JSON line: the control's URL, and the settings of a
+provider of it.
 """
 
 import asyncio
@@ -16,11 +17,10 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
+from providers.base import Secret, Settings
 from providers.testing.fake import Hold
 from tests.end_to_end import esp_of
-from tests.fakes.mailchimp import API_KEY
 from tests.fakes.sandbox import SandboxHarness
-from tests.fakes.sendgrid import KEY
 
 WRITES = "^(POST|PUT|PATCH|DELETE) (?!.*/search/)"
 MAKES_A_LIST = r"^POST .*/(segments|marketing/lists)$"
@@ -66,10 +66,10 @@ class Esp(ABC):
 class FakeProcess(Esp):
     """A fake with HTTP."""
 
-    def __init__(self, process: asyncio.subprocess.Process, base_url: str, control: str, key: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, control: str, settings: dict[str, Any]) -> None:
         self._process = process
         self._session = aiohttp.ClientSession(control)
-        self.settings = {"api_key": key, "base_url": base_url}
+        self.settings = settings
 
     @classmethod
     async def start(cls, kind: str, folder: Path, *, latency_s: float, spec: bool) -> "FakeProcess":
@@ -79,7 +79,7 @@ class FakeProcess(Esp):
         )
         assert process.stdout is not None
         told = json.loads(await process.stdout.readline())
-        return cls(process, told["base_url"], told["control"], told["key"])
+        return cls(process, told["control"], told["settings"])
 
     async def state(self) -> EspState:
         async with self._session.get("/state") as response:
@@ -159,6 +159,18 @@ async def start_esp(kind: str, folder: Path, *, latency_s: float = 0.0, spec: bo
     return await FakeProcess.start(kind, folder, latency_s=latency_s, spec=spec)
 
 
+def _as_yaml(settings: Settings) -> dict[str, Any]:
+    """Settings as they stand in a file, without those that are as by default."""
+    defaults = dict(zip(reversed(settings.__struct_fields__), reversed(settings.__struct_defaults__), strict=False))
+    values = msgspec.structs.asdict(settings)
+    names = dict(zip(settings.__struct_fields__, settings.__struct_encode_fields__, strict=True))
+    return {
+        names[field]: value.reveal() if isinstance(value, Secret) else value
+        for field, value in values.items()
+        if field not in defaults or defaults[field] != value
+    }
+
+
 async def _serve(kind: str, folder: Path, latency_s: float, spec: bool) -> None:
     async with esp_of(kind, folder, spec=spec, latency_s=latency_s) as esp:
         fake: Any = esp.fake  # type: ignore[attr-defined]  # of both harnesses
@@ -197,9 +209,8 @@ async def _serve(kind: str, folder: Path, latency_s: float, spec: bool) -> None:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         told = {
-            "base_url": fake.base_url,
             "control": "http://{}:{}".format(*runner.addresses[0][:2]),
-            "key": KEY if kind == "sendgrid" else API_KEY,
+            "settings": _as_yaml(esp.provider.settings),
         }
         sys.stdout.write(json.dumps(told) + "\n")
         sys.stdout.flush()

@@ -44,12 +44,14 @@ class Planfix:
 
     def begin(self, parallel: int) -> None:
         """Sends requests of all kinds from now on."""
+        self._stopping = False
         self._tasks += [asyncio.create_task(self._live()) for _ in range(parallel)]
 
     async def end(self) -> None:
         """Returns when the requests under way are answered or given up. The bridge must run."""
         self._stopping = True
         await asyncio.gather(*self._tasks)
+        self._tasks.clear()
 
     async def close(self) -> None:
         for task in self._tasks:

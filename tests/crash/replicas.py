@@ -38,7 +38,9 @@ async def play_replicas(number: int, folder: Path, store_url: str, kills: int, s
     result = Takeovers(number)
     esp = await start_esp("mailchimp tag", folder, latency_s=LATENCY_S, spec=False)
     settings = {"type": "mailchimp", **esp.settings}
-    bridges = [BridgeProcess(folder / f"replica {n}", store_url, "mailchimp", settings) for n in range(number)]
+    bridges = [
+        BridgeProcess(folder / f"replica {n}", store_url, "mailchimp", {"mailchimp": settings}) for n in range(number)
+    ]
     planfix = Planfix([bridge.url for bridge in bridges], esp, random.Random(f"{seed} planfix"))
     watching = asyncio.create_task(planfix.watch())
     try:

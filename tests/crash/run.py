@@ -257,7 +257,7 @@ class Run:
     def _bridge_on(self, store_url: str, folder: Path) -> BridgeProcess:
         name, _, list_as = self._kind.partition(" ")
         settings = {"type": name, **self.esp.settings} | ({"list_as": list_as} if list_as else {})
-        return BridgeProcess(folder, store_url, name, settings)
+        return BridgeProcess(folder, store_url, name, {name: settings})
 
 
 async def play(
