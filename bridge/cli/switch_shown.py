@@ -54,7 +54,8 @@ def show_moved(left: Plan, moved: Sequence[Moved], report: Path, account: Accoun
         out.print(shown)
     for each in moved:
         if each.detail:
-            out.print(f"{escape(each.mapped.public_id)} stayed where it is: {escape(each.detail)}", highlight=False)
+            what = "stayed where it is" if each.state is State.STAYED else each.state
+            out.print(f"{escape(each.mapped.public_id)} {what}: {escape(each.detail)}", highlight=False)
     out.print(f"What became of everybody: {escape(report)}", highlight=False, soft_wrap=True)
     if left.refusals:
         _show_refusals(left)

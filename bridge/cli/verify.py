@@ -82,6 +82,8 @@ def _lines(each: Difference, repair: bool) -> list[str]:
         lines.append(f"could not be compared: {each.detail}")
     if each.gone:
         lines.append("is gone at the service: switch the mailing of its filter off and on again in Planfix")
+    if each.late:
+        lines.append(f"{each.late} opted out at its old place since it has moved")
     if each.subscribed_there:
         lines.append(f"{each.subscribed_there} are subscribed there whom the bridge keeps out; it adds none of them")
     left = [contact_id for contact_id in each.missing if contact_id not in set(each.brought_back)]
@@ -109,6 +111,7 @@ def _facts(each: Difference) -> dict[str, Any]:
         "extra": each.extra,
         "by_hand": each.by_hand,
         "opted_out": each.opted_out,
+        "late": each.late,
         "subscribed_there": each.subscribed_there,
         "renamed": each.renamed,
         "gone": each.gone,

@@ -10,6 +10,7 @@ from bridge.store import IN_USE, ListState, ListSummary, MappedList, Store
 from providers.base import Finding, Provider, ProviderError, Reason, Refused, Unsupported
 
 PAGE: Final = 500
+READS: Final = 3  # of the old list: to copy it, right before its turn, and right after
 CALL_S: Final = 0.5
 JOB_S: Final = 30.0
 """Guesses, for the estimate: one call, and one batch that a service works off after its answer."""
@@ -166,7 +167,7 @@ def _note_losses(plan: Plan, step: Step, old: Provider[Any], new: Provider[Any])
 
 def _estimate(plan: Plan, step: Step, new: Provider[Any]) -> None:
     writes = ceil(step.contacts / new.limits.batch_size)
-    reads = 2 * ceil(step.contacts / PAGE) or 2
+    reads = READS * (ceil(step.contacts / PAGE) or 1)
     made = 2 if step.copy is None else 0
     for name, calls in ((step.mapped.provider, reads), (step.target, writes + made)):
         plan.calls[name] = plan.calls.get(name, 0) + calls

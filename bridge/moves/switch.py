@@ -38,7 +38,7 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What became of one list; `detail` says why it stayed."""
+    """What became of one list; `detail` says why it stayed, or what is left to do."""
 
     mapped: MappedList
     target: str
@@ -120,7 +120,7 @@ class Switch:
             if counts is None:
                 await self._let_go(step)
         if counts is not None:
-            return Moved(step.mapped, step.target, State.MOVED, counts)
+            return Moved(step.mapped, step.target, State.MOVED, counts, await self._hear_the_last(step))
         present = await self._store.lists.by_id(step.mapped.id)
         state = State.STAYED if present.state in IN_USE else State.DELETED
         return Moved(step.mapped, step.target, state, detail=detail if state is State.STAYED else "")
@@ -139,6 +139,19 @@ class Switch:
             await self._store.moves.give_up(step.mapped.id)
             await self._store.moves.forget(copy.id)
             raise Transient("the list was deleted at the new provider while it was filled") from error
+
+    async def _hear_the_last(self, step: Step) -> str:
+        """Who opted out between the last look at the old list and its turn is out too; what kept that from being heard,
+        if anything."""
+        copy = await self._store.lists.copy_at(step.mapped.id, step.mapped.provider)
+        if copy is None:
+            return ""
+        original = await self._store.lists.by_id(step.mapped.id)
+        try:
+            await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original)
+        except ProviderError as error:
+            return f"the last opt-outs could not be read ({error.detail}): planfix-bridge verify ACCOUNT --repair"
+        return ""
 
     async def _copy(self, step: Step, new: Provider[Any]) -> MappedList:
         """Where the list is to live. A move to somewhere else that broke off is given up."""

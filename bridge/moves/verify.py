@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
+from bridge.moves.late import carry_late_opt_outs
 from bridge.moves.move import LEFT, PAGE
 from bridge.moves.providers import OpenProviders
 from bridge.moves.reading import DiskSet, in_batches
@@ -22,6 +23,7 @@ class Difference:
 
     `missing` are on the map and not at the provider; `extra` bear a Planfix id there that the list does not know;
     `by_hand` counts members without one; `opted_out` counts people who are out there and were not known to be;
+    `late` counts those who opted out at an old place of the list, which was kept, since the last look at it;
     `subscribed_there` counts those whom the bridge keeps out and the provider does not. `brought_back` are those of the
     missing whose addresses were found, `repaired` counts all that was put right or queued. `detail` says why nothing
     could be compared.
@@ -33,6 +35,7 @@ class Difference:
     extra: list[str] = field(default_factory=list)
     by_hand: int = 0
     opted_out: int = 0
+    late: int = 0
     subscribed_there: int = 0
     renamed: bool = False
     gone: bool = False
@@ -42,7 +45,7 @@ class Difference:
 
     @property
     def is_well(self) -> bool:
-        return not (self.missing or self.extra or self.opted_out or self.gone or self.detail)
+        return not (self.missing or self.extra or self.opted_out or self.late or self.gone or self.detail)
 
 
 class Verify:
@@ -69,6 +72,7 @@ class Verify:
             found.detail = f"{mapped.provider} is not in the settings; put it back there"
         else:
             try:
+                await self._hear_old_places(found)
                 await self._compare_members(found)
                 await self._compare_name(found)
             except Refused as error:
@@ -77,6 +81,15 @@ class Verify:
             except ProviderError as error:
                 found.detail = f"{type(error).__name__}: {error.detail}"
         return found
+
+    async def _hear_old_places(self, found: Difference) -> None:
+        for copy in await self._store.lists.copies(found.mapped.account):
+            if copy.copy_of == found.mapped.id and copy.left_at is not None and copy.provider in self._providers:
+                late = await carry_late_opt_outs(
+                    self._store, self._providers, self._clock, copy, found.mapped, change=self._repair
+                )
+                found.late += late
+                found.repaired += late * self._repair
 
     async def _compare_members(self, found: Difference) -> None:
         mapped = found.mapped
@@ -159,9 +172,6 @@ class Verify:
     async def _bring(
         self, found: Difference, there: Mapping[bytes, Member], missing: Mapping[bytes, Sequence[str]]
     ) -> None:
-        out = [(f, member.how) for f, member in there.items() if member.state is MemberState.OPTED_OUT]
-        if out:
-            await self._remember(found, out)
         back = {
             contact_id: member
             for f, member in there.items()

@@ -2,7 +2,7 @@
 
 import asyncio
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import text
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from bridge.moves.switch import State
 from bridge.planfix import ChangeAction
 from bridge.replies import Failure, Tally
-from bridge.store import ListState, Result
+from bridge.store import ListState, Moves, Result
 from providers.base import (
     BOUNCED,
     AuthFailed,
@@ -192,6 +192,34 @@ async def test_somebody_who_opts_out_while_the_list_is_copied_is_out(bench: Movi
     assert await bench.mailable(list_id) == {"p2@x.test"}
     assert await bench.change(list_id, "add", person(1)) == DELIVERED
     assert await bench.mailable(list_id) == {"p2@x.test"}
+
+
+@pytest.mark.parametrize("new", ["memory", "taking"])
+async def test_somebody_who_opts_out_in_the_moment_of_the_turn_is_out(
+    store_url: str, clock: DrivenClock, monkeypatch: pytest.MonkeyPatch, new: str
+) -> None:
+    async with running(MovingBench(store_url, clock, new=new)) as bench:
+        list_id = await bench.create()
+        await bench.bring(list_id, person(1), person(2))
+        turn = Moves.turn
+
+        async def late(*arguments: Any) -> None:
+            bench.esp.out.add("p1@x.test")
+            await turn(*arguments)
+
+        monkeypatch.setattr(Moves, "turn", late)
+        await bench.move()
+        await bench.until_delivered()
+        assert await bench.mailable(list_id) == {"p2@x.test"}
+
+
+async def test_last_opt_outs_that_cannot_be_heard_are_told(bench: MovingBench) -> None:
+    list_id = await bench.create()
+    await bench.bring(list_id, person(1))
+    bench.esp.script = [None, None, None, None, Transient("503")]  # check, members for the plan and twice for the move
+    [moved] = await bench.switch()
+    assert moved.state is State.MOVED
+    assert "--repair" in moved.detail
 
 
 @pytest.mark.parametrize("when", ["before", "while"])

@@ -19,7 +19,7 @@ async def test_the_plan_says_what_would_be_done_and_changes_nothing(store_url: s
         [step] = plan.steps
         assert (step.mapped.public_id, step.target, step.copy, step.contacts) == ("memory:1", "there", None, 25)
         assert plan.new_lists == 1
-        assert plan.calls == {"memory": 2, "there": 5}
+        assert plan.calls == {"memory": 3, "there": 5}
         assert plan.notes == [
             "there keeps first and last name in one field",
             "there takes no opt-outs from elsewhere: the bridge alone remembers them",

@@ -70,8 +70,8 @@ async def test_who_is_missing_is_found_on_an_old_list_that_was_kept(bench: Movin
         del there[address]
     bench.esp.out.add("p2@x.test")  # in an old mail
     found = await bench.verify(repair=True)
-    assert sorted(found.missing) == ["1", "2", "3"]
-    assert found.brought_back == ["1"]
+    assert sorted(found.missing) == ["1", "3"]
+    assert (found.brought_back, found.late) == (["1"], 1)
     await bench.until_delivered()
     assert await bench.mailable(list_id) == {"p1@x.test", "p4@x.test", "p5@x.test"}
     assert there["p1@x.test"].first_name == "Маша"
@@ -79,6 +79,24 @@ async def test_who_is_missing_is_found_on_an_old_list_that_was_kept(bench: Movin
     assert again.missing == ["3"]  # its address is nowhere: Planfix must send it
     await bench.change(list_id, "update", person(3, "moved@x.test"))
     assert (await bench.verify()).is_well
+
+
+@pytest.mark.parametrize("new", ["memory", "taking"])
+async def test_opt_outs_at_an_old_place_are_told_and_carried_by_a_repair(
+    store_url: str, clock: DrivenClock, new: str
+) -> None:
+    async with running(MovingBench(store_url, clock, new=new)) as bench:
+        list_id = await list_with(bench, 3)
+        await bench.move()
+        bench.esp.out.add("p2@x.test")
+        found = await bench.verify()
+        assert (found.late, found.is_well, found.repaired) == (1, False, 0)
+        assert await bench.mailable(list_id) == {"p1@x.test", "p2@x.test", "p3@x.test"}
+        found = await bench.verify(repair=True)
+        assert (found.late, found.repaired) == (1, 1)
+        await bench.until_delivered()
+        assert await bench.mailable(list_id) == {"p1@x.test", "p3@x.test"}
+        assert (await bench.verify()).is_well
 
 
 async def test_who_left_a_service_that_forgets_is_recorded_as_opted_out(store_url: str, clock: DrivenClock) -> None:

@@ -36,22 +36,30 @@ class Places(Esp):
                 return _as_one(before, states)
 
     async def opt_out(self, address: str) -> None:
-        """Where mail reaches the address now. Of a list that is being moved a late click is heard only at the clean-up,
-        so nobody clicks then."""
+        """Where mail reaches the address. Should its list begin to move in that moment, the click may come too late to
+        be read at the old place before the clean-up: the person clicks again."""
+        clicked = False
         while True:
-            lists = await self._store.lists()
-            names = {
-                provider
-                for public_id, provider, there, state in lists
-                if public_id
-                and address in (await self.esps[provider].state()).mailable.get(str(there), {})
-                and state != "moving"
-            }
-            if names:
-                for name in names:
-                    await self.esps[name].opt_out(address)
+            before = await self._live()
+            reached = [
+                (provider, there, state)
+                for provider, there, state in before
+                if address in (await self.esps[provider].state()).mailable.get(str(there), {})
+            ]
+            if clicked and not reached:
+                return
+            for provider, _, _ in reached:
+                await self.esps[provider].opt_out(address)
+                clicked = True
+            after = await self._live()
+            if clicked and all(place in after and place[2] == "open" for place in reached):
                 return
             await asyncio.sleep(0.05)
+
+    async def _live(self) -> list[tuple[str, str | None, str]]:
+        """Where lists of Planfix are: provider, id there, state."""
+        lists = await self._store.lists()
+        return [(provider, there, state) for public_id, provider, there, state in lists if public_id]
 
     async def hold(self, calls: str, *, skip: int = 0, acted: bool = False) -> None:
         raise NotImplementedError
@@ -128,6 +136,7 @@ class Run:
                 person.opted_out = True
             for person in people:
                 person.busy = False
+            mailing.in_use += 1  # this one is not deleted
 
     async def move(self, to: str, kills: int) -> Leg:
         """Moves all lists while Planfix goes on; the switch is killed so often, at random moments."""
