@@ -21,8 +21,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .deploy-tools
 MAILMAN := .mailman
-# Much of the suite waits for timeouts that are the point of a test: three processes for each core.
-WORKERS ?= $(shell echo $$((3 * $$(getconf _NPROCESSORS_ONLN))))
+# Much of the suite waits for timeouts that are the point of a test: two processes for each core.
+WORKERS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
 
 # 3.12 and 3.11 come first: pgserver, the PostgreSQL of the tests, is packaged for no newer one.
 PYTHONS := python3.12 python3.11 python3.14 python3.13 python3

@@ -110,7 +110,7 @@ def test_what_needs_a_restart_is_told(running: Running, unused_tcp_port: int) ->
 def test_a_signal_does_the_same_and_the_log_tells_why_not(running: Running) -> None:
     running.file(accounts={"main": {"token": NEW, "provider": "sandbox"}})
     running.process.send_signal(signal.SIGHUP)
-    assert '"changes": ["accounts.main.token"]' in running.read_to('"reloaded"')
+    assert '"changes":["accounts.main.token"]' in running.read_to('"reloaded"')
     assert running.ask("createList", NEW, listName="A") == {"success": True, "listId": "sandbox:1"}
     running.path.unlink()
     running.process.send_signal(signal.SIGHUP)

@@ -171,7 +171,10 @@ async def test_a_refused_key_is_told_by_all(replicas: list[Bench]) -> None:
         assert outcome.failure == Failure("auth_failed")
 
 
-async def test_a_second_bridge_on_a_sqlite_file_is_refused(tmp_path: Path, clock: DrivenClock) -> None:
+async def test_a_second_bridge_on_a_sqlite_file_is_refused(
+    tmp_path: Path, clock: DrivenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, tmp_path / "site", "planfix-memory", memory="tests.memory_provider:MemoryProvider")
     url = f"sqlite:///{tmp_path / 'bridge.db'}"
     first = Bench(url, clock)
     await first.start()

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from bridge.changes import Change, Kind
 from bridge.schedule import Batch, Schedule
-from bridge.store import Store
+from bridge.store import ListState, Store
 
 
 class Rows:
@@ -27,12 +27,12 @@ class Rows:
         return taken
 
     async def by_id(self, list_id: int) -> Any:
-        return SimpleNamespace(id=list_id)
+        return SimpleNamespace(id=list_id, state=ListState.OPEN, provider="memory")
 
 
 def scheduled(rows: Rows, batch_size: int) -> Schedule:
     store = SimpleNamespace(outbox=rows, lists=rows, fingerprints=SimpleNamespace(of=str.lower))
-    schedule = Schedule(cast("Store", store), batch_size)
+    schedule = Schedule(cast("Store", store), "memory", batch_size)
     for list_id, changes in rows.rows.items():
         schedule.add(list_id, len(changes))
     return schedule
