@@ -126,20 +126,23 @@ def _check_places(config: Config, account: Account, lists: Sequence[ListSummary]
         if item.mapped.state is ListState.MOVING or item.mapped.provider != account.provider:
             elsewhere[item.mapped.provider].append(item)
     for provider, items in elsewhere.items():
-        waiting = f"{sum(item.pending for item in items)} changes wait"
+        waiting = f"changes that wait: {sum(item.pending for item in items)}"
         moving = sum(item.mapped.state is ListState.MOVING for item in items)
         if provider not in config.providers:
             advice = f"put {provider} back under `providers`, under this name; nothing is lost meanwhile"
-            text = f"{len(items)} lists are at {provider}, which is not in the settings; {waiting}"
+            text = f"lists at {provider}, which is not in the settings: {len(items)}; {waiting}"
             well &= say(about, False, text, advice)
         elif moving:
             advice = (
                 f"if no switch is running, it broke off: run it again, or planfix-bridge switch {account.name} --back"
             )
-            _note(about, f"{moving} lists are being moved away from {provider}; {waiting}", advice)
+            _note(about, f"lists on their way from {provider}: {moving}; {waiting}", advice)
         else:
-            advice = f"to move them: planfix-bridge switch {account.name} --to {account.provider}"
-            _note(about, f"{len(items)} lists are at {provider} and go on there", advice)
+            advice = (
+                f"move them: planfix-bridge switch {account.name} --to {account.provider}; "
+                f"or, if they are to stay, let `provider:` of the account say {provider}"
+            )
+            _note(about, f"lists at {provider}, which go on there: {len(items)}", advice)
     return well
 
 

@@ -72,7 +72,7 @@ def show_moved(left: Plan, moved: Sequence[Moved], report: Path, account: Accoun
 
 
 def show_cleaned(told: Sequence[Cleaned]) -> None:
-    out.print(f"{sum(each.gone for each in told)} old lists are deleted.", highlight=False)
+    out.print(f"Old lists deleted: {sum(each.gone for each in told)}.", highlight=False)
     for each in told:
         if not each.gone:
             out.print(f"{escape(_where(each.copy))} is still there: {escape(each.detail)}", highlight=False)

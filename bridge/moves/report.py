@@ -21,7 +21,7 @@ class Report:
     def __enter__(self) -> Self:
         opened = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = open(opened, "w", encoding="utf-8", newline="")
-        self._csv = csv.writer(self._file)
+        self._csv = csv.writer(self._file, lineterminator="\n")
         self._csv.writerow(COLUMNS)
         return self
 

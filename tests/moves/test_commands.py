@@ -249,8 +249,8 @@ def test_the_settings_line_alone_moves_nothing_and_loses_nothing() -> None:
     assert made == ListCreated("new:1")
     checked = run("check")
     assert checked.exit_code == 0
-    assert "! account main: 2 lists are at old and go on there" in checked.stdout
-    assert "→ to move them: planfix-bridge switch main --to new" in checked.stdout
+    assert "! account main: lists at old, which go on there: 2" in checked.stdout
+    assert "→ move them: planfix-bridge switch main --to new; or, if they are to stay" in checked.stdout
 
 
 @pytest.mark.usefixtures("mailings")
@@ -261,7 +261,7 @@ def test_lists_at_a_provider_that_left_the_settings_keep_their_changes_and_say_s
     assert (told.pending, told.failure) == (1, Failure("provider_missing"))
     checked = run("check")
     assert checked.exit_code == 1
-    assert "✗ account main: 2 lists are at old, which is not in the settings; 1 changes wait" in checked.stdout
+    assert "✗ account main: lists at old, which is not in the settings: 2; changes that wait: 1" in checked.stdout
     write_settings(provider="new")
     ask()
     assert ("p9@x.test",) in rows("old", "select address from contacts")
@@ -278,7 +278,7 @@ def test_check_tells_of_a_move_that_broke_off() -> None:
 
     in_store(work)
     checked = run("check").stdout
-    assert "! account main: 1 lists are being moved away from old; 0 changes wait" in checked
+    assert "! account main: lists on their way from old: 1; changes that wait: 0" in checked
     assert "planfix-bridge switch main --back" in checked
     assert "moving" in run("lists").stdout
     result = switch("--back", "--yes")
