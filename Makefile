@@ -12,6 +12,7 @@
 #   make bench   measures speed and memory against fake ESPs on two cores, under 15 minutes, and writes benchmarks/RESULTS.md
 #                and its plots;  make bench ARGS=--quick;  make bench ARGS="single imports" writes to build/benchmarks
 #   make crash   hundreds of kill -9 over stores and ESPs, about ten minutes;  make crash ARGS="--seed 7 --kills 60"
+#   make switch  twenty thousand contacts from service to service and back, with kills;  make switch ARGS="--kills 0 --seed 7"
 #   make catalogs  brings the translations in bridge/locale up to date with the texts in the code and the templates
 #   make clean   removes what the others made, but not ./data
 #
@@ -29,7 +30,7 @@ PYTHONS := python3.12 python3.11 python3.14 python3.13 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/null && { echo $$python; break; }; done)
 
-.PHONY: run test crash lint docs example site lock check-deploy soak catalogs clean
+.PHONY: run test crash switch lint docs example site lock check-deploy soak catalogs clean
 
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
@@ -39,6 +40,9 @@ test: $(VENV)/.dev $(MAILMAN)/.ready
 
 crash: $(VENV)/.dev
 	$(BIN)/python -m tests.crash $(ARGS)
+
+switch: $(VENV)/.dev
+	$(BIN)/python -m tests.switch $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -27,6 +27,7 @@ STATES: Final = {
 }
 LIST_STATES: Final = {
     ListState.CREATING: Message("is being made"),
+    ListState.MOVING: Message("is being moved"),
     ListState.DELETING: Message("is being deleted"),
 }
 

@@ -161,6 +161,20 @@ async def test_many_lists_are_cut_off_and_the_rest_is_told(admin: AdminBench) ->
     assert f"The first {LISTS_SHOWN} of {LISTS_SHOWN + 1}. All of them: planfix-bridge lists" in section
 
 
+async def test_a_list_that_moves_says_so_and_where_it_lives_then(admin: AdminBench) -> None:
+    await bring(admin, await new_list(admin), wire(1))
+    store = admin.bridge.store
+    [summary] = await store.lists.summaries()
+    assert " at " not in (await admin.see()).section("lists")
+    begun = await store.lists.begin("main", "memory2", "copy", "copy", 0.0, summary.mapped.id)
+    await store.lists.finish(begun, None, "77", 0.0)
+    copy = await store.lists.by_id(begun)
+    await store.moves.begin(summary.mapped.id, copy.id)
+    assert "memory:1 · main · is being moved" in (await admin.see()).section("lists")
+    await store.moves.turn(summary.mapped, copy, 0.0)
+    assert "memory:1 · main · at memory2" in (await admin.see()).section("lists")
+
+
 async def test_a_list_without_a_name_is_told_as_such(admin: AdminBench) -> None:
     await admin.bridge.store.lists.adopt("main", "memory:7", "memory", "7", 1.0)
     assert "(made before this store) memory:7 · main" in (await admin.see()).section("lists")
