@@ -22,7 +22,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -141,9 +140,12 @@ class Mailings(RuleBasedStateMachine):
         self.esp.renames = renames
         self.create("first")
 
-    @precondition(lambda self: self.esp.open.is_set() and len(self.lists) < 3)
+    # What is there depends on timing, and a run is repeated by its draws: so rules have no preconditions, they pass.
+
     @rule(name=st.sampled_from(["first", "second"]))
     def create(self, name: str) -> None:
+        if not self.esp.open.is_set() or len(self.lists) == 3:
+            return
         outcome = self.run(self.bench.bridge.handle(self.bench.account, CreateList(name)))
         assert isinstance(outcome, ListCreated | Unavailable | Failure)
         if isinstance(outcome, ListCreated) and outcome.list_id not in self.lists:
@@ -151,17 +153,19 @@ class Mailings(RuleBasedStateMachine):
             self.left_over[outcome.list_id] = set()
             self.carried[outcome.list_id] = set()
 
-    @precondition(lambda self: len(self.lists) > 1)
     @rule(which=st.integers(0, 2))
     def delete_list(self, which: int) -> None:
+        if len(self.lists) < 2:
+            return
         list_id = self.list_at(which)
         assert self.ask([self.bench.delete(list_id)]) != [Failure("list_deleted")]
         del self.lists[list_id]
         assert self.ask([self.bench.change(list_id, "add", person(1))]) == [Failure("list_deleted")]
 
-    @precondition(lambda self: self.lists)
     @rule(which=st.integers(0, 2), people=st.dictionaries(numbers, addresses, min_size=1))
     def bring(self, which: int, people: dict[int, str]) -> None:
+        if not self.lists:
+            return
         list_id = self.list_at(which)
         contacts = [person(self.contact_id(list_id, number), address) for number, address in people.items()]
         (outcome,) = self.ask([self.bench.bring(list_id, *contacts)])
@@ -169,10 +173,11 @@ class Mailings(RuleBasedStateMachine):
         for contact in contacts:
             self.wish(list_id, contact)
 
-    @precondition(lambda self: self.lists)
     @rule(which=st.integers(0, 2), group=st.lists(edits, min_size=1, max_size=4, unique_by=lambda edit: edit.number))
     def edit(self, which: int, group: list[Edit]) -> None:
         """Requests about several contacts at one time."""
+        if not self.lists:
+            return
         list_id = self.list_at(which)
         requests, wishes = [], []
         for edit in group:
