@@ -107,6 +107,7 @@ async def _check_store(url: str) -> list[ListSummary] | None:
     try:
         depths = await store.outbox.depths()
         known = await store.lists.summaries()
+        unheard = [copy.account for copy in await store.lists.copies() if copy.state is ListState.LEFT]
     finally:
         await store.close()
     say("store", True, f"opens; {sum(depth.pending for depth in depths)} changes wait in it")
@@ -115,6 +116,13 @@ async def _check_store(url: str) -> list[ListSummary] | None:
         _note("store", "knows no lists; for a new bridge that is right", f"had it lists before, {LOST_STORE}")
     elif adopted := sum(not item.mapped.name for item in known):
         _note("store", f"{adopted} of {len(known)} lists were made before this store", f"if one was lost, {LOST_STORE}")
+    for account in dict.fromkeys(unheard):
+        advice = f"if no switch is running, it broke off: run it again, or planfix-bridge verify {account} --repair"
+        _note(
+            f"account {account}",
+            f"lists that moved, opt-outs of the last moment not heard: {unheard.count(account)}",
+            advice,
+        )
     return known
 
 

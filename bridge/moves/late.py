@@ -21,21 +21,26 @@ async def carry_late_opt_outs(
     original: MappedList,
     *,
     change: bool = True,
+    again: bool = False,
 ) -> int:
     """How many are out at `copy`, an old place of the list `original`, of whom nobody knew. With `change` they are
-    remembered, and get no mail where the list lives now.
+    remembered, and get no mail where the list lives now; with `again` whoever is remembered already too, for an earlier
+    hearing may have been killed in between.
 
     Raises what providers raise; an old list that is gone has nothing to tell.
     """
     old = await providers.get(copy.provider)
     new = await providers.get(original.provider) if change and original.state is ListState.OPEN else None
-    late = _Late(store, clock, copy, original, new, change)
+    late = _Late(store, clock, copy, original, new, change, again)
     try:
-        return await late.carry(old)
+        count = await late.carry(old)
     except Refused as error:
-        if error.reason is Reason.LIST_GONE:
-            return 0
-        raise
+        if error.reason is not Reason.LIST_GONE:
+            raise
+        count = 0
+    if change:
+        await store.moves.heard(copy.id)
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class _Late:
     original: MappedList
     new: Provider[Any] | None
     change: bool
+    again: bool
 
     async def carry(self, old: Provider[Any]) -> int:
         of = self.store.fingerprints.of
@@ -60,8 +66,9 @@ class _Late:
                 unknown = await self._unknown(out)
                 count += len(unknown)
                 await self._remember({f: member.how for f, member in unknown.items()})
-                if unknown and self.new is not None:
-                    await self._keep_out(self.new, unknown)
+                kept_out = out if self.again else unknown
+                if kept_out and self.new is not None:
+                    await self._keep_out(self.new, kept_out)
             if old.capabilities.forgets_opt_outs:
                 count += await self._carry_those_who_left(there)
         return count
@@ -108,8 +115,9 @@ class _Late:
             unknown = {contact_id: f for contact_id, f in left.items() if f not in out}
             count += len(unknown)
             await self._remember(dict.fromkeys(unknown.values(), LEFT))
-            if unknown and self.new is not None:
-                await self._take_off(self.new, unknown)
+            off = left if self.again else unknown
+            if off and self.new is not None:
+                await self._take_off(self.new, off)
         return count
 
     async def _take_off(self, new: Provider[Any], left: Mapping[str, bytes]) -> None:

@@ -78,10 +78,15 @@ class Switch:
         self._backoff = wait_random_exponential(multiplier=1, min=0.5, max=WAIT_MAX_S)
 
     async def tidy(self, plan: Plan) -> None:
-        """Ends what broke off and is not to go on: moves to somewhere else, copies of lists that Planfix deleted."""
+        """Ends what broke off and is not to go on: moves to somewhere else, copies of lists that Planfix deleted. Of
+        lists that had turned, hears the last opt-outs."""
         for mapped in plan.staying:
             await self._store.moves.give_up(mapped.id)
         await self._end_copies_of_deleted_lists(plan.account)
+        for copy in await self._store.lists.copies(plan.account):
+            unheard = copy.state is ListState.LEFT and copy.provider in self._providers
+            if unheard and (detail := await self._hear_the_last(copy, again=True)):
+                self._say(detail)
 
     async def apply(self, plan: Plan, report: Report) -> list[Moved]:
         """Moves the lists of a plan that has no refusals; ends early where the next ones could not be moved either."""
@@ -120,7 +125,9 @@ class Switch:
             if counts is None:
                 await self._let_go(step)
         if counts is not None:
-            return Moved(step.mapped, step.target, State.MOVED, counts, await self._hear_the_last(step))
+            left = await self._store.lists.copy_at(step.mapped.id, step.mapped.provider)
+            detail = "" if left is None else await self._hear_the_last(left)
+            return Moved(step.mapped, step.target, State.MOVED, counts, detail)
         present = await self._store.lists.by_id(step.mapped.id)
         state = State.STAYED if present.state in IN_USE else State.DELETED
         return Moved(step.mapped, step.target, state, detail=detail if state is State.STAYED else "")
@@ -140,15 +147,12 @@ class Switch:
             await self._store.moves.forget(copy.id)
             raise Transient("the list was deleted at the new provider while it was filled") from error
 
-    async def _hear_the_last(self, step: Step) -> str:
+    async def _hear_the_last(self, copy: MappedList, *, again: bool = False) -> str:
         """Who opted out between the last look at the old list and its turn is out too; what kept that from being heard,
         if anything."""
-        copy = await self._store.lists.copy_at(step.mapped.id, step.mapped.provider)
-        if copy is None:
-            return ""
-        original = await self._store.lists.by_id(step.mapped.id)
+        original = await self._store.lists.by_id(int(copy.copy_of or 0))
         try:
-            await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original)
+            await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original, again=again)
         except ProviderError as error:
             return f"the last opt-outs could not be read ({error.detail}): planfix-bridge verify ACCOUNT --repair"
         return ""
@@ -218,7 +222,7 @@ class Switch:
         try:
             list_id = copy.provider_list_id or await self._begun(copy, provider)
             if list_id is not None:
-                await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original)
+                await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original, again=True)
                 await provider.delete_list(list_id)
         except ProviderError as error:
             return Cleaned(copy, False, f"{type(error).__name__}: {error.detail}")

@@ -85,8 +85,9 @@ class Verify:
     async def _hear_old_places(self, found: Difference) -> None:
         for copy in await self._store.lists.copies(found.mapped.account):
             if copy.copy_of == found.mapped.id and copy.left_at is not None and copy.provider in self._providers:
+                repair = self._repair
                 late = await carry_late_opt_outs(
-                    self._store, self._providers, self._clock, copy, found.mapped, change=self._repair
+                    self._store, self._providers, self._clock, copy, found.mapped, change=repair, again=repair
                 )
                 found.late += late
                 found.repaired += late * self._repair

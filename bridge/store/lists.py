@@ -13,7 +13,8 @@ from bridge.store.tables import contacts, lists, outbox
 class ListState(enum.StrEnum):
     """Of a list of Planfix: being made, in use, being moved to another provider, asked to be deleted, gone at the ESP.
 
-    Of a copy, which is another place of such a list: being made, being filled, or kept and not in use.
+    Of a copy, which is another place of such a list: being made, being filled, left a moment ago with its last opt-outs
+    not heard, or kept and not in use.
     """
 
     CREATING = "creating"
@@ -22,6 +23,7 @@ class ListState(enum.StrEnum):
     DELETING = "deleting"
     DELETED = "deleted"
     FILLING = "filling"
+    LEFT = "left"
     KEPT = "kept"
 
 
@@ -215,13 +217,15 @@ class ListMap:
         async with self._database.read() as connection:
             return [(account, provider) for account, provider in await connection.execute(query)]
 
-    async def copies(self, account: str) -> list[MappedList]:
-        """The other places of an account's lists, those last that were left last."""
+    async def copies(self, account: str | None = None) -> list[MappedList]:
+        """The other places of an account's lists, or of all lists; those last that were left last."""
         query = (
             select(*_COLUMNS)
-            .where(lists.c.account == account, lists.c.copy_of.is_not(None))
+            .where(lists.c.copy_of.is_not(None))
             .order_by(func.coalesce(lists.c.left_at, 0.0), lists.c.id)
         )
+        if account is not None:
+            query = query.where(lists.c.account == account)
         async with self._database.read() as connection:
             return [_mapped(row) for row in (await connection.execute(query)).all()]
 

@@ -96,14 +96,15 @@ class Moves:
             return True
 
     async def turn(self, mapped: MappedList, copy: MappedList, now: float) -> None:
-        """The list lives where its copy was filled; the copy is the old place from here on. What waits goes at once."""
+        """The list lives where its copy was filled; the copy is the old place from here on, LEFT until `heard`. What
+        waits goes at once."""
         async with self._database.write() as connection:
             await self._require(connection, mapped.id)
             await connection.execute(
                 update(lists).where(lists.c.id == mapped.id).values(_place_of(copy, ListState.OPEN))
             )
             await connection.execute(
-                update(lists).where(lists.c.id == copy.id).values(_place_of(mapped, ListState.KEPT) | {"left_at": now})
+                update(lists).where(lists.c.id == copy.id).values(_place_of(mapped, ListState.LEFT) | {"left_at": now})
             )
             await connection.execute(delete(contacts).where(contacts.c.list_id == copy.id))
             await connection.execute(update(contacts).where(contacts.c.list_id == mapped.id).values(list_id=copy.id))
@@ -124,6 +125,13 @@ class Moves:
                 update(outbox).where(outbox.c.list_id == mapped.id, outbox.c.due_at != HELD).values(due_at=0.0)
             )
             await self._outbox.revise(connection)
+
+    async def heard(self, copy_id: int) -> None:
+        """Whoever was out at an old place when the list left it is out."""
+        async with self._database.write() as connection:
+            await connection.execute(
+                update(lists).where(lists.c.id == copy_id, lists.c.state == ListState.LEFT).values(state=ListState.KEPT)
+            )
 
     async def record(
         self,

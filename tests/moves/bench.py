@@ -52,7 +52,7 @@ TYPES = {cls.name: f"tests.moves.bench:{cls.__name__}" for cls in (Taking, Forge
 TYPES["memory"] = "tests.memory_provider:MemoryProvider"
 
 
-class _Mortal(Switch):
+class Mortal(Switch):
     """Once it is killed nothing is put in order."""
 
     async def _let_go(self, step: Step) -> None:
@@ -112,7 +112,7 @@ class MovingBench(Bench):
         esp = self.there if to == "there" else self.esp
         esp.dies_at = (operation, times, acted)
         try:
-            await self.switch(to, kind=_Mortal)
+            await self.switch(to, kind=Mortal)
         except Killed:
             return True
         esp.dies_at = None

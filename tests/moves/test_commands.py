@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
+from unittest.mock import AsyncMock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,6 +19,7 @@ from bridge.planfix import CreateList, ImportContacts, UpdateContact
 from bridge.replies import Failure, ListCreated, Outcome, Tally
 from bridge.service import Bridge
 from bridge.store import Store, StoreError
+from providers.base import Transient
 from tests.bench import person
 
 T = TypeVar("T")
@@ -285,6 +287,17 @@ def test_check_tells_of_a_move_that_broke_off() -> None:
     assert "old:1: its move broke off; it stays at old" in result.stdout
     assert result.exit_code == 0
     assert "moving" not in run("lists").stdout
+
+
+@pytest.mark.usefixtures("mailings")
+def test_check_tells_of_a_move_that_broke_off_after_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("bridge.moves.switch.carry_late_opt_outs", AsyncMock(side_effect=Transient("503")))
+        assert "--repair" in switch("--to", "new", "--yes").stdout
+    told = "! account main: lists that moved, opt-outs of the last moment not heard: 2"
+    assert told in run("check").stdout
+    switch("--to", "new", "--yes")
+    assert told not in run("check").stdout
 
 
 @pytest.mark.usefixtures("mailings")

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from bridge.moves.switch import State
 from bridge.planfix import ChangeAction
 from bridge.replies import Failure, Tally
-from bridge.store import ListState, Moves, Result
+from bridge.store import ListState, Memory, Moves, Result
 from providers.base import (
     BOUNCED,
     AuthFailed,
@@ -25,7 +25,8 @@ from providers.base import (
 )
 from tests.bench import person
 from tests.clock import DrivenClock
-from tests.moves.bench import MovingBench, running
+from tests.memory_provider import Killed
+from tests.moves.bench import Mortal, MovingBench, Taking, running
 
 pytestmark = pytest.mark.usefixtures("types")
 
@@ -215,6 +216,45 @@ async def test_somebody_who_opts_out_in_the_moment_of_the_turn_is_out(
         monkeypatch.setattr(Moves, "turn", late)
         await bench.move()
         await bench.until_delivered()
+        assert await bench.mailable(list_id) == {"p2@x.test"}
+
+
+@pytest.mark.parametrize(
+    ("new", "room", "step"),
+    [
+        ("memory", Moves, "turn"),
+        ("memory", Memory, "remember"),
+        ("memory", Moves, "look_again"),
+        ("taking", Moves, "turn"),
+        ("taking", Memory, "remember"),
+        ("taking", Taking, "keep_out"),
+    ],
+)
+async def test_last_opt_outs_are_heard_by_the_next_switch_when_one_is_killed_before_it_has_heard_them(
+    store_url: str, clock: DrivenClock, monkeypatch: pytest.MonkeyPatch, new: str, room: type, step: str
+) -> None:
+    async with running(MovingBench(store_url, clock, new=new)) as bench:
+        list_id = await bench.create()
+        await bench.bring(list_id, person(1), person(2))
+        do, turn = getattr(room, step), Moves.turn
+
+        async def dies(*arguments: Any) -> None:
+            await do(*arguments)
+            raise Killed
+
+        async def late(*arguments: Any) -> None:
+            bench.esp.out.add("p1@x.test")
+            patch.setattr(room, step, dies)
+            await (dies if step == "turn" else turn)(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Moves, "turn", late)
+            with pytest.raises(Killed):
+                await bench.switch(kind=Mortal)
+        assert await bench.switch() == []
+        await bench.until_delivered()
+        assert await bench.mailable(list_id) == {"p2@x.test"}
+        assert await bench.change(list_id, "add", person(1)) == DELIVERED
         assert await bench.mailable(list_id) == {"p2@x.test"}
 
 
