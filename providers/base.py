@@ -40,6 +40,7 @@ from providers.errors import (
     Unsupported,
     redact,
 )
+from providers.jobs import UnderWay, UnderWayInMemory
 from providers.messages import Message
 
 __all__ = ["ADDRESS_MAX_CHARS", "BOUNCED", "AuthFailed", "CallObserver", "Capabilities", "Choice", "Contact"]
@@ -166,6 +167,7 @@ class Provider(ABC, Generic[SettingsT]):
     def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
         self.observe: CallObserver = _unobserved
+        self.under_way: UnderWay = UnderWayInMemory()  # whoever can keep it for longer than the process gives another
 
     @property
     def parallel_calls(self) -> int:

@@ -176,7 +176,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
             "emptyContactsAttributes": False,
             "disableNotification": True,
         }
-        async with self.under_way.job(list_id, (contact.address for contact in contacts)):
+        async with self.job(list_id, contacts):
             try:
                 started = await self.call("import", "POST", "/contacts/import", json=body)
             except CallRefused as refused:
@@ -224,15 +224,8 @@ class BrevoProvider(RestProvider[BrevoSettings]):
 
         await self.one_by_one(contacts, block)
 
-    async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        """Without a look at anybody: a block stays when its contact leaves the list."""
-        if not self.is_list(list_id):
-            return [Delivered()] * len(contacts)
-        addresses = [contact.known_by for contact in contacts]
-        waiting = [self.under_way.waiting(list_id, [address]) for address in addresses]
-        going = [address for address, waits in zip(addresses, waiting, strict=True) if waits is None]
-        await self._remove(list_id, going)
-        return [waits or Delivered() for waits in waiting]
+    async def look_up_leaving(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
+        return [Found(contact.known_by, contact.known_by) for contact in contacts]  # a block stays, whoever leaves
 
     async def take_off(self, list_id: str, records: Sequence[Found]) -> None:
         await self._remove(list_id, [record.address for record in records])

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from providers.contact import Postponed
-from providers.errors import AuthFailed, Reason, Refused, Transient
+from providers.errors import Reason, Refused, Transient
 
 WAIT_UNDER_WAY_S = 60.0
 
@@ -35,51 +36,85 @@ async def pause(seconds: float) -> None:
 
 
 async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool], polling: Polling) -> R:
-    """What `look` sees when the job has ended; raises Overdue when that is not within the budget."""
+    """What `look` sees when the job has ended. Raises Overdue when that is not within the budget, and Transient when
+    the service refuses to tell: the job goes on all the same."""
     waited_s = 0.0
     wait_s = polling.first_s
     while waited_s + wait_s <= polling.budget_s:
         await pause(wait_s)
         waited_s += wait_s
-        seen = await look()
+        try:
+            seen = await look()
+        except Refused as refused:
+            raise Transient(f"a job of the service could not be looked at: {refused.detail}") from refused
         if has_ended(seen):
             return seen
         wait_s = min(2 * wait_s, polling.longest_s)
     raise Overdue(f"a job of the service was not done after {polling.budget_s:g} s")
 
 
-class UnderWay:
+class UnderWay(ABC):
     """Addresses that a job whose end was not seen may yet put on a list. Who removes one of them now would remove
-    nobody, and the job would bring the person back."""
+    nobody, and the job would bring the person back.
 
-    def __init__(self, longest_s: float) -> None:
-        self._longest_s = longest_s  # after which no job is believed to be still running
-        self._until_s: dict[tuple[str, str], float] = {}
+    Where they are kept is the subclass's: in memory, or where they outlive the process.
+    """
 
     @asynccontextmanager
-    async def job(self, list_id: str, addresses: Iterable[str]) -> AsyncIterator[None]:
-        """Counts the addresses as under way until the block ends well, or ends in a refusal: the service has not
-        begun then."""
-        keys = [(list_id, address.lower()) for address in addresses]
-        now_s = time.monotonic()
-        still = {key: until_s for key, until_s in self._until_s.items() if until_s > now_s}
-        self._until_s = still | dict.fromkeys(keys, now_s + self._longest_s)
+    async def job(self, list_id: str, addresses: Iterable[str], longest_s: float) -> AsyncIterator[None]:
+        """Counts the addresses as under way until the block ends well or in a refusal, at most for `longest_s`.
+        `follow` passes no refusal on, so one means that the service has not begun."""
+        asked = list(addresses)
+        await self.begin(list_id, asked, longest_s)
         try:
             yield
-        except (AuthFailed, Refused):
-            self._ended(keys)
+        except Refused:
+            await self.end(list_id, asked)
             raise
-        self._ended(keys)
+        await self.end(list_id, asked)
 
-    def waiting(self, list_id: str, addresses: Iterable[str]) -> Postponed | None:
-        """The outcome of a change that must wait for a job with one of these addresses; None when there is none."""
+    async def waiting(self, list_id: str, people: Sequence[Sequence[str]]) -> list[Postponed | None]:
+        """One outcome for each of `people`, who are lists of addresses: that of a change which must wait for a job with
+        one of them; None when there is none."""
+        left_s = await self.left_s(list_id, [address for addresses in people for address in addresses])
+        return [_postponed(max((left_s.get(a.lower(), 0.0) for a in addresses), default=0.0)) for addresses in people]
+
+    @abstractmethod
+    async def begin(self, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
+        """From now on, for `longest_s`, these are under way."""
+
+    @abstractmethod
+    async def end(self, list_id: str, addresses: Sequence[str]) -> None:
+        """These are not under way any more."""
+
+    @abstractmethod
+    async def left_s(self, list_id: str, addresses: Sequence[str]) -> dict[str, float]:
+        """For how long those of the addresses that are under way may still be so, by address in small letters."""
+
+
+def _postponed(left_s: float) -> Postponed | None:
+    if left_s <= 0:
+        return None
+    detail = "an earlier upsert may still be under way at the service"
+    return Postponed(min(left_s, WAIT_UNDER_WAY_S), Reason.CONTACT_REFUSED, detail)
+
+
+class UnderWayInMemory(UnderWay):
+    """Forgets all when the process ends."""
+
+    def __init__(self) -> None:
+        self._until_s: dict[tuple[str, str], float] = {}
+
+    async def begin(self, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
         now_s = time.monotonic()
-        until_s = max((self._until_s.get((list_id, a.lower()), now_s) for a in addresses), default=now_s)
-        if until_s <= now_s:
-            return None
-        wait_s = min(until_s - now_s, WAIT_UNDER_WAY_S)
-        return Postponed(wait_s, Reason.CONTACT_REFUSED, "an earlier upsert may still be under way at the service")
+        still = {key: until_s for key, until_s in self._until_s.items() if until_s > now_s}
+        self._until_s = still | {(list_id, address.lower()): now_s + longest_s for address in addresses}
 
-    def _ended(self, keys: Iterable[tuple[str, str]]) -> None:
-        for key in keys:
-            self._until_s.pop(key, None)
+    async def end(self, list_id: str, addresses: Sequence[str]) -> None:
+        for address in addresses:
+            self._until_s.pop((list_id, address.lower()), None)
+
+    async def left_s(self, list_id: str, addresses: Sequence[str]) -> dict[str, float]:
+        now_s = time.monotonic()
+        keys = {(list_id, address.lower()) for address in addresses}
+        return {key[1]: self._until_s[key] - now_s for key in keys & self._until_s.keys()}

@@ -164,7 +164,7 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
         rows = [_row(contact, id_field) for contact in contacts]
         path, body = "/groups/{}/import-subscribers", {"subscribers": rows}
         try:
-            async with self.under_way.job(list_id, (contact.address for contact in contacts)):
+            async with self.job(list_id, contacts):
                 started = await self.call("import", "POST", path, list_id, json=body, bucket="imports")
                 progress_url = str(started.json()["import_progress_url"])
                 report = await follow(lambda: self._report(progress_url), _has_ended, self.polling)

@@ -5,8 +5,8 @@ so that nobody who opted out comes back under a changed address, is decided here
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 from re import Pattern, fullmatch
 from typing import Any, ClassVar, Final, Generic, TypeVar
@@ -19,6 +19,7 @@ from providers.base import (
     Delivered,
     OptedOut,
     Outcome,
+    Postponed,
     Provider,
     Reason,
     Refused,
@@ -26,7 +27,7 @@ from providers.base import (
     SettingsT,
 )
 from providers.concurrency import each
-from providers.jobs import Polling, UnderWay
+from providers.jobs import Polling
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,10 +55,6 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     list_id_pattern: ClassVar[str] = r"\d+"
     polling: ClassVar[Polling] = Polling(first_s=1, longest_s=1, budget_s=0)
 
-    def __init__(self, settings: SettingsT) -> None:
-        super().__init__(settings)
-        self.under_way = UnderWay(2 * self.polling.budget_s)
-
     async def upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Opt-outs of earlier addresses first, then changes of address, then everybody, then what is left behind."""
         self.require_list(list_id)
@@ -67,11 +64,10 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     async def _upsert_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         outcomes: dict[int, Outcome] = {}
         earlier = {i: former for i, contact in enumerate(contacts) if (former := former_contacts(contact))}
-        for index, former in earlier.items():
-            if waits := self.under_way.waiting(list_id, [one.known_by for one in former]):
-                outcomes[index] = waits
+        waiting = await self._waiting(list_id, list(earlier.values()))
+        outcomes.update((index, waits) for index, waits in zip(earlier, waiting, strict=True) if waits)
         moving = {i: former for i, former in earlier.items() if i not in outcomes}
-        left: list[Found] = []
+        left: list[tuple[int, Found]] = []
         if moving:
             left = await self._move(list_id, contacts, moving, outcomes)
         going = [index for index in range(len(contacts)) if index not in outcomes]
@@ -79,7 +75,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             told = await self.put(list_id, [contacts[index] for index in going])
             outcomes.update(zip(going, told, strict=True))
         if left:
-            await self.take_off(list_id, left)
+            await self._leave(list_id, contacts, left, outcomes)
         return [outcomes[index] for index in range(len(contacts))]
 
     async def _move(
@@ -88,23 +84,23 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         contacts: Sequence[Contact],
         moving: Mapping[int, Sequence[Contact]],
         outcomes: dict[int, Outcome],
-    ) -> list[Found]:
+    ) -> list[tuple[int, Found]]:
         """Settles who opted out under an earlier address, renames where that is possible; the records that must be
-        taken off the list at the end."""
+        taken off the list at the end, each with the index of its contact."""
         asked = [(index, former) for index, some in moving.items() for former in some]
         found = await self.look_up(list_id, [former for _, former in asked])
-        before: dict[int, list[Found]] = {}
+        before: dict[int, dict[tuple[str, str], Found]] = {}
         for (index, _), one in zip(asked, found, strict=True):
-            if one is not None:
-                before.setdefault(index, []).append(one)
+            if one is not None:  # by address and by id it may be the same record
+                before.setdefault(index, {})[one.id, one.address.lower()] = one
         out: list[Contact] = []
         moving_on: list[tuple[Found, Contact]] = []
         free: dict[int, Found] = {}
-        left: list[Found] = []
+        left: list[tuple[int, Found]] = []
         for index, records in before.items():
             contact = contacts[index]
-            how = next((r.opted_out for r in records if r.opted_out not in (None, BOUNCED)), None)
-            others = [r for r in records if r.address.lower() != contact.address.lower()]
+            how = next((r.opted_out for r in records.values() if r.opted_out not in (None, BOUNCED)), None)
+            others = [r for r in records.values() if r.address.lower() != contact.address.lower()]
             if how is not None:
                 out.append(contact)
                 outcomes[index] = OptedOut(how)
@@ -113,14 +109,14 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
                 if self.capabilities.renames_address and len(others) == 1 and not others[0].opted_out:
                     free[index] = others[0]
             if not contact.keep_old:
-                left += others
+                left += [(index, record) for record in others]
         if out and self.capabilities.takes_opt_outs:
             await self.keep_out(list_id, out)
         if moving_on:
             await self.carry_over(list_id, moving_on)
         renamed = await self._rename(list_id, contacts, {i: r for i, r in free.items() if not contacts[i].keep_old})
         taken = {contact.address.lower() for contact in contacts}
-        return [r for r in left if r.id not in renamed and r.address.lower() not in taken]
+        return [(i, r) for i, r in left if r.id not in renamed and r.address.lower() not in taken]
 
     async def _rename(self, list_id: str, contacts: Sequence[Contact], free: Mapping[int, Found]) -> set[str]:
         """Gives records their new addresses where nobody has those; the ids of the records that were renamed."""
@@ -133,6 +129,34 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
                 renamed.add(record.id)
         return renamed
 
+    async def _leave(
+        self,
+        list_id: str,
+        contacts: Sequence[Contact],
+        left: Sequence[tuple[int, Found]],
+        outcomes: dict[int, Outcome],
+    ) -> None:
+        """Takes earlier records off. Time has passed since they were looked up, that of a job at some services: whose
+        opt-out would go with the record is kept out under the present address now."""
+        asked = [(i, record) for i, record in left if record.opted_out is None]
+        former = [Contact(contacts[i].id, record.address, provider_contact_id=record.id) for i, record in asked]
+        seen = [record for _, record in left if record.opted_out is not None]
+        out: dict[int, str] = {}
+        for (index, _), record in zip(asked, await self.look_up_leaving(list_id, former) if asked else [], strict=True):
+            if record is not None:
+                seen.append(record)
+                if record.opted_out not in (None, BOUNCED):
+                    out[index] = str(record.opted_out)
+        if out:
+            people = [Contact(contacts[i].id, contacts[i].address) for i in out]
+            if self.capabilities.takes_opt_outs:
+                await self.keep_out(list_id, people)
+            else:
+                there = await self.look_up_leaving(list_id, people)
+                seen += [record for record in there if record is not None]
+            outcomes.update((index, OptedOut(how)) for index, how in out.items())
+        await self.take_off(list_id, seen)
+
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Looks everybody up, for their ids and for opt-outs that would not be told again, then takes them off."""
         if not self.is_list(list_id):
@@ -141,7 +165,7 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             return await self._remove_batch(list_id, contacts)
 
     async def _remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        waiting = [self.under_way.waiting(list_id, [contact.known_by]) for contact in contacts]
+        waiting = await self._waiting(list_id, [[contact] for contact in contacts])
         asked = [contact for contact, waits in zip(contacts, waiting, strict=True) if waits is None]
         found = await self.look_up_leaving(list_id, asked) if asked else []
         there = [record for record in found if record is not None]
@@ -149,6 +173,12 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
             await self.take_off(list_id, there)
         told = iter(found)
         return [waits or self._removed(next(told)) for waits in waiting]
+
+    async def _waiting(self, list_id: str, people: Sequence[Sequence[Contact]]) -> list[Postponed | None]:
+        """Who of these must wait for a job; each is one contact under some addresses."""
+        if not self.capabilities.asynchronous:
+            return [None] * len(people)
+        return await self.under_way.waiting(list_id, [[contact.known_by for contact in some] for some in people])
 
     @staticmethod
     def _removed(record: Found | None) -> Outcome:
@@ -187,6 +217,10 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
     async def take_off(self, list_id: str, records: Sequence[Found]) -> None:
         """Takes records off the list and keeps them in the account. Who is not on it, and a list that is gone, are
         success. Where that would lose the mark of an opt-out, who is `opted_out` stays."""
+
+    def job(self, list_id: str, contacts: Iterable[Contact]) -> AbstractAsyncContextManager[None]:
+        """The block in which a job for these contacts is started and followed to its end, see `UnderWay.job`."""
+        return self.under_way.job(list_id, (contact.address for contact in contacts), 2 * self.polling.budget_s)
 
     async def one_by_one(self, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
         """`work` for every item, results in order, as many at one time as calls may be; the first failure stops the

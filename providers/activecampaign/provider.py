@@ -186,7 +186,7 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
             | name_fields(contact, "first_name", "last_name")
             for contact in contacts
         ]
-        async with self.under_way.job(list_id, (contact.address for contact in contacts)):
+        async with self.job(list_id, contacts):
             path = f"{_API}/import/bulk_import"
             started = await self.call("import", "POST", path, json={"contacts": rows}, bucket="imports")
             job = await follow(

@@ -104,7 +104,7 @@ class GetResponseProvider(GetResponseApi):
                 told[address] = OptedOut(how, address)
         new = [contact for contact in missing if contact.address.lower() not in told]
         if new:
-            async with self.under_way.job(list_id, (contact.address for contact in new)):
+            async with self.job(list_id, new):
                 told |= await self._add(list_id, new, here)
         settled = {i: told[c.address.lower()] for i, c in enumerate(contacts) if c.address.lower() in told}
         return await for_the_rest(

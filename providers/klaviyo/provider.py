@@ -186,7 +186,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
         body["data"]["relationships"] = {"lists": {"data": [{"type": "list", "id": list_id}]}}
         path = "/profile-bulk-import-jobs"
         try:
-            async with self.under_way.job(list_id, (contact.address for contact in contacts)):
+            async with self.job(list_id, contacts):
                 job = await self._done(await self.call("import", "POST", path, json=body, bucket="lists"), path)
         except CallRefused as refused:
             await self.require_there(list_id, refused)

@@ -37,7 +37,7 @@ async def import_new(provider: RestProvider[Any], list_id: str, contacts: Sequen
     def has_ended(job: Any) -> bool:
         return job["name"] != file_name or job["status"] not in _RUNNING  # another one has begun, or this one is done
 
-    async with provider.under_way.job(list_id, (contact.address for contact in contacts)):
+    async with provider.job(list_id, contacts):
         answer = await provider.call(
             "import",
             "POST",

@@ -169,7 +169,7 @@ class MailjetProvider(RestProvider[MailjetSettings]):
         await self._fields.get()
         if len(contacts) <= SINGLE_UP_TO:
             return await self.one_by_one(contacts, lambda contact: self._put_one(list_id, contact))
-        async with self.under_way.job(list_id, (contact.address for contact in contacts)):
+        async with self.job(list_id, contacts):
             refused = await self._import(list_id, contacts)
         return told_by_report(contacts, refused, "refused by Mailjet's report")
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from providers import jobs
 from providers.concurrency import chunks, chunks_within, each, together
 from providers.contact import Contact, Postponed
-from providers.errors import Refused, Transient
-from providers.jobs import Overdue, Polling, UnderWay, follow
+from providers.errors import Reason, Refused, Transient
+from providers.jobs import Overdue, Polling, UnderWayInMemory, follow
 from providers.messages import Message
 from providers.names import joined, name_fields, slug, without, without_emoji
 from providers.pace import Pace, Rate
@@ -90,24 +90,39 @@ async def test_a_job_is_looked_at_less_and_less_often(monkeypatch: pytest.Monkey
 
 
 async def test_what_a_job_may_still_do_is_waited_for() -> None:
-    under_way = UnderWay(3600)
+    under_way = UnderWayInMemory()
     with pytest.raises(Transient):
-        async with under_way.job("1", ["Anna@post.test"]):
+        async with under_way.job("1", ["Anna@post.test"], 3600):
             raise Transient("no answer")
-    assert isinstance(under_way.waiting("1", ["x@post.test", "anna@POST.test"]), Postponed)
-    assert under_way.waiting("2", ["anna@post.test"]) is None
-    assert under_way.waiting("1", []) is None
+    waits = Postponed(60, Reason.CONTACT_REFUSED, "an earlier upsert may still be under way at the service")
+    assert await under_way.waiting("1", [["x@post.test", "anna@POST.test"], ["x@post.test"], []]) == [waits, None, None]
+    assert await under_way.waiting("2", [["anna@post.test"]]) == [None]
 
 
 async def test_a_job_that_ended_or_was_refused_is_not() -> None:
-    under_way = UnderWay(3600)
-    async with under_way.job("1", ["anna@post.test"]):
-        assert under_way.waiting("1", ["anna@post.test"]) is not None
-    assert under_way.waiting("1", ["anna@post.test"]) is None
+    under_way = UnderWayInMemory()
+    async with under_way.job("1", ["anna@post.test"], 3600):
+        assert await under_way.waiting("1", [["anna@post.test"]]) != [None]
+    assert await under_way.waiting("1", [["anna@post.test"]]) == [None]
     with pytest.raises(Refused):
-        async with under_way.job("1", ["anna@post.test"]):
+        async with under_way.job("1", ["anna@post.test"], 3600):
             raise Refused
-    assert under_way.waiting("1", ["anna@post.test"]) is None
+    assert await under_way.waiting("1", [["anna@post.test"]]) == [None]
+
+
+async def test_a_job_that_cannot_be_looked_at_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_pause(wait_s: float) -> None:
+        pass
+
+    async def look() -> bool:
+        raise Refused
+
+    monkeypatch.setattr("providers.jobs.pause", no_pause)
+    under_way = UnderWayInMemory()
+    with pytest.raises(Transient):
+        async with under_way.job("1", ["anna@post.test"], 3600):
+            await follow(look, bool, Polling(1, 4, 100))
+    assert await under_way.waiting("1", [["anna@post.test"]]) != [None]
 
 
 # Pages
