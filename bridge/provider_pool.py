@@ -1,7 +1,7 @@
 """The providers of the settings: one instance of each, lent to whoever makes calls, replaced while the bridge runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
@@ -11,6 +11,7 @@ from bridge.config import ProviderConfig
 from bridge.metrics import Metrics
 from bridge.registry import provider_class
 from providers.base import Provider
+from providers.jobs import UnderWay
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
@@ -41,8 +42,12 @@ class ProviderPool:
     for the new one. So the limit holds then too, and no two calls about one contact overtake each other.
     """
 
-    def __init__(self, configs: Mapping[str, ProviderConfig], metrics: Metrics) -> None:
+    def __init__(
+        self, configs: Mapping[str, ProviderConfig], metrics: Metrics, under_way: Callable[[str], UnderWay]
+    ) -> None:
+        """`under_way` gives what a provider keeps its jobs in, by its name."""
         self._metrics = metrics
+        self._under_way = under_way
         self._instances = {name: self._make(config) for name, config in configs.items()}
         self._retiring: dict[str, asyncio.Task[None]] = {}
 
@@ -107,6 +112,7 @@ class ProviderPool:
         provider.observe = lambda operation, ended, seconds: self._metrics.calls.labels(
             config.name, operation, ended
         ).observe(seconds)
+        provider.under_way = self._under_way(config.name)
         return _Instance(config, provider)
 
     def _retire(self, name: str, instance: _Instance) -> None:

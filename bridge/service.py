@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Self
 
 import structlog
@@ -73,7 +74,9 @@ class Bridge:
             stack.push_async_callback(self.store.close)
             replicas = await open_replicas(self.config.store, self._heard)
             stack.push_async_callback(replicas.close)
-            self.providers = ProviderPool(self.config.providers, self.metrics)
+            self.providers = ProviderPool(
+                self.config.providers, self.metrics, partial(self.store.under_way, now=self.clock.now)
+            )
             self.couriers = Couriers(
                 self.providers,
                 store=self.store,

@@ -10,7 +10,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
-from providers.errors import AuthFailed, ContactRefused, ProviderError, Reason, Refused, Transient
+from providers.errors import AuthFailed, ContactRefused, ProviderError, RateLimited, Reason, Refused, Transient
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_MAX_S = 24 * 3600.0
@@ -149,7 +149,7 @@ class ErrorTable:
         said = "; ".join(texts_in(body))[:500]
         detail = f"{operation}: {answer.status}{f' {code}' if code is not None else ''} {said}".rstrip()
         if kind is Transient:
-            return Transient(detail, self._wait_s(answer, body))
+            return (RateLimited if answer.status == 429 else Transient)(detail, self._wait_s(answer, body))
         if isinstance(kind, Reason):
             return CallRefused(kind, detail, answer, code)
         return ContactRefused(detail=detail) if kind is ContactRefused else AuthFailed(detail)

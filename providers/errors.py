@@ -1,7 +1,7 @@
 """What may go wrong at an email service, sorted by what the caller should do; and texts that are safe to show.
 
 ProviderError
-├── Transient          try again later; the change is kept
+├── Transient          try again later; the change is kept. RateLimited: the ESP has done nothing
 ├── AuthFailed         key or rights refused; the change is kept until somebody mends the key
 ├── Refused            the request is wrong for good: plan limit, list gone
 ├── ContactRefused     some contact of the batch is wrong for good and the ESP does not say which
@@ -66,8 +66,11 @@ class Reason(enum.StrEnum):
 class ProviderError(Exception):
     """The root of all that a provider raises.
 
-    `detail` is for the log: what the ESP said, redacted here, with status and request id where known.
+    `detail` is for the log: what the ESP said, redacted here, with status and request id where known. `job_goes_on`:
+    it was raised by a look at a job, which the ESP carries out all the same.
     """
+
+    job_goes_on = False
 
     def __init__(self, detail: str = "") -> None:
         self.detail = redact(detail)
@@ -80,6 +83,10 @@ class Transient(ProviderError):
     def __init__(self, detail: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class RateLimited(Transient):
+    """The ESP takes no more calls for now: it has not begun what was asked."""
 
 
 class AuthFailed(ProviderError):

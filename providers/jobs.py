@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from providers.contact import Postponed
-from providers.errors import Reason, Refused, Transient
+from providers.errors import AuthFailed, ProviderError, RateLimited, Reason, Refused, Transient
 
 WAIT_UNDER_WAY_S = 60.0
 
@@ -36,8 +36,7 @@ async def pause(seconds: float) -> None:
 
 
 async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool], polling: Polling) -> R:
-    """What `look` sees when the job has ended. Raises Overdue when that is not within the budget, and Transient when
-    the service refuses to tell: the job goes on all the same."""
+    """What `look` sees when the job has ended; raises Overdue when that is not within the budget."""
     waited_s = 0.0
     wait_s = polling.first_s
     while waited_s + wait_s <= polling.budget_s:
@@ -45,8 +44,9 @@ async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool
         waited_s += wait_s
         try:
             seen = await look()
-        except Refused as refused:
-            raise Transient(f"a job of the service could not be looked at: {refused.detail}") from refused
+        except ProviderError as error:
+            error.job_goes_on = True
+            raise
         if has_ended(seen):
             return seen
         wait_s = min(2 * wait_s, polling.longest_s)
@@ -62,14 +62,15 @@ class UnderWay(ABC):
 
     @asynccontextmanager
     async def job(self, list_id: str, addresses: Iterable[str], longest_s: float) -> AsyncIterator[None]:
-        """Counts the addresses as under way until the block ends well or in a refusal, at most for `longest_s`.
-        `follow` passes no refusal on, so one means that the service has not begun."""
+        """Counts the addresses as under way, at most for `longest_s`, until the block ends well or in an error which
+        means that the service has not begun."""
         asked = list(addresses)
         await self.begin(list_id, asked, longest_s)
         try:
             yield
-        except Refused:
-            await self.end(list_id, asked)
+        except (Refused, AuthFailed, RateLimited) as error:
+            if not error.job_goes_on:
+                await self.end(list_id, asked)
             raise
         await self.end(list_id, asked)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -20,6 +21,7 @@ from providers.mailchimp.provider import MailchimpProvider
 from providers.sendgrid import SendgridProvider
 from providers.testing import EspHarness, Fault
 from tests.end_to_end import OVER_HTTP, PROVIDERS, QuickClock, Stage, config_of, esp_of, listed, look_at_jobs_at_once
+from tests.fakes.sendgrid import SendgridHarness
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +99,32 @@ async def test_who_opted_out_stays_out_on_every_path(stage: Stage, strangers: It
         await second.import_contacts([out, moved, staying])
         await stage.delivered()
         assert await stage.mailable(second) == listed([staying])
+
+
+async def test_a_job_of_a_bridge_that_is_gone_overtakes_no_removal(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.actions.ASYNCHRONOUS_REPLY_S", 0.01)
+    contact = next(made_up(1, "post.test"))
+    async with SendgridHarness(job_polls=1_000_000) as esp:
+        await esp.reopen(job_timeout_s=1.0)
+        config = config_of(store_url, "sendgrid", {"sendgrid": esp}, grace_s=0.0)
+        async with Stage(esp, config, QuickClock()) as stage, stage.planfix() as planfix:
+            assert await planfix.create_list("Клиенты")
+            await planfix.import_contacts([contact])
+            async with asyncio.timeout(60):
+                while not esp.fake.has_jobs:  # noqa: ASYNC110 - the fake tells nobody
+                    await asyncio.sleep(0.01)
+            await planfix.update("delete", contact)
+            await stage.restart()
+            outbox = stage.bridge.bridge.store.outbox
+            async with asyncio.timeout(60):
+                while await outbox.depths() and not await outbox.next_due_at("main", "sendgrid", time.time()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+            esp.fake.job_polls = 0
+            esp.fake.settle()
+            await stage.delivered()
+            assert await stage.mailable(planfix) == {}
 
 
 async def test_a_burst_of_single_changes_is_few_calls(store_url: str, tmp_path: Path, esp_kind: str) -> None:

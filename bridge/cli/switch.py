@@ -88,9 +88,9 @@ class _Command:
         if target is not None and target not in self._config.providers:
             known = ", ".join(self._config.providers)
             raise UserError(f"There is no provider {target} in the settings. They have {known}.")
-        store = await Store.open(self._config.store)
+        store, clock = await Store.open(self._config.store), Clock()
         try:
-            async with store.database.alone("switch"), OpenProviders(self._config) as providers:
+            async with store.database.alone("switch"), OpenProviders(self._config, store, clock) as providers:
                 look = partial(plan_to, store, name, target) if target else partial(plan_back, store, name)
                 plan = await look(providers)
                 stop_here = self._dry_run or bool(plan.refusals)
@@ -103,7 +103,7 @@ class _Command:
                 if plan.steps:
                     self._confirm(f"Move these {len(plan.steps)} lists")
                 with _Bars(self._as_json) as bars:
-                    switch = Switch(store, providers, Clock(), watch=bars.advance, say=bars.say)
+                    switch = Switch(store, providers, clock, watch=bars.advance, say=bars.say)
                     await switch.tidy(plan)
                     if not plan.steps:
                         return True
@@ -120,9 +120,9 @@ class _Command:
 
     async def clean_up(self) -> bool:
         """Whether all old lists are gone."""
-        store = await Store.open(self._config.store)
+        store, clock = await Store.open(self._config.store), Clock()
         try:
-            async with store.database.alone("switch"), OpenProviders(self._config) as providers:
+            async with store.database.alone("switch"), OpenProviders(self._config, store, clock) as providers:
                 copies = await store.lists.copies(self._account.name)
                 if not self._as_json:
                     show_copies(copies)
@@ -131,7 +131,7 @@ class _Command:
                         print_json([copy_facts(copy) for copy in copies])
                     return True
                 self._confirm(f"Delete these {len(copies)} lists at their services")
-                told = await Switch(store, providers, Clock()).clean_up(self._account.name)
+                told = await Switch(store, providers, clock).clean_up(self._account.name)
                 if self._as_json:
                     print_json([copy_facts(each.copy) | {"gone": each.gone, "detail": each.detail} for each in told])
                 else:

@@ -48,8 +48,9 @@ def verify(account: str, repair: bool, config_file: str | None, as_json: bool) -
 async def _verify(config: Config, account: str, repair: bool) -> list[Difference]:
     store = await Store.open(config.store)
     try:
-        async with OpenProviders(config) as providers:
-            return [each async for each in Verify(store, providers, Clock(), repair=repair).run(account)]
+        clock = Clock()
+        async with OpenProviders(config, store, clock) as providers:
+            return [each async for each in Verify(store, providers, clock, repair=repair).run(account)]
     finally:
         await store.close()
 

@@ -6,8 +6,10 @@ from typing import Any, Final, Self
 
 import msgspec
 
+from bridge.clock import Clock
 from bridge.config import Config
 from bridge.registry import provider_class
+from bridge.store import Store
 from providers.base import Provider
 
 SHARE_OF_CALLS: Final = 4
@@ -17,8 +19,10 @@ SHARE_OF_CALLS: Final = 4
 class OpenProviders:
     """Use it as an async context manager. `name in providers` tells whether the settings have one of this name."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, store: Store, clock: Clock) -> None:
         self._configs = config.providers
+        self._store = store
+        self._clock = clock
         self._open: dict[str, Provider[Any]] = {}
         self._stack = AsyncExitStack()
 
@@ -40,5 +44,6 @@ class OpenProviders:
             cls = provider_class(config.type)
             calls = (config.settings.parallel_calls or cls.limits.parallel_calls) // SHARE_OF_CALLS
             settings = msgspec.structs.replace(config.settings, parallel_calls=max(1, calls))
-            self._open[name] = await self._stack.enter_async_context(cls(settings))
+            provider = self._open[name] = await self._stack.enter_async_context(cls(settings))
+            provider.under_way = self._store.under_way(name, self._clock.now)
         return self._open[name]

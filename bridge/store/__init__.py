@@ -1,5 +1,6 @@
 """What the bridge keeps: a small map of ids, who opted out, and the changes that are not delivered yet."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bridge.store.database import Connection, Database, StoreError
@@ -9,6 +10,8 @@ from bridge.store.memory import Known, Memory, Problem, Settled
 from bridge.store.moves import Copied, Moves, NotMoving, Result
 from bridge.store.outbox import Depth, ListClosed, Outbox, Stored
 from bridge.store.removals import Held, Removals
+from bridge.store.under_way import UnderWayInStore
+from providers.jobs import UnderWay
 
 __all__ = [
     "IN_USE",
@@ -58,6 +61,10 @@ class Store:
         memory = Memory(database, fingerprints, outbox)
         moves = Moves(database, outbox)
         return cls(database, fingerprints, ListMap(database), outbox, memory, Removals(database), moves)
+
+    def under_way(self, provider: str, now: Callable[[], float]) -> UnderWay:
+        """What jobs of the provider of this name may yet do; `now` gives the Unix time."""
+        return UnderWayInStore(self.database, self.fingerprints, provider, now)
 
     async def close(self) -> None:
         await self.database.close()

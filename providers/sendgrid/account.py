@@ -3,8 +3,7 @@
 import asyncio
 import csv
 import io
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -13,6 +12,8 @@ import msgspec
 
 from providers.answers import Answer
 from providers.base import BOUNCED, Refused, Transient
+from providers.concurrency import chunks, together
+from providers.jobs import Polling, follow
 from providers.sendgrid.answers import (
     Accepted,
     Export,
@@ -35,7 +36,6 @@ from providers.sendgrid.client import CallRefused, SendgridApi, without_addresse
 FIELD = "planfix_id"
 CHUNK = 100  # addresses or ids in one call; of searches it is SendGrid's limit
 SEARCH_ADDRESS_CHARS = 100  # of `search/emails`
-LONGEST_POLL_S = 60.0
 EXPORT_FILE_MB = 50  # below what one answer may hold
 
 _LISTS_PAGE = 1000
@@ -43,7 +43,6 @@ _SUPPRESSIONS_PAGE = 500
 _ENDED = frozenset({"completed", "errored", "failed"})
 
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Caller(Protocol):
@@ -66,33 +65,16 @@ class OptOuts:
         return OptOuts(self.groups | other.groups, self.everywhere or other.everywhere)
 
 
-async def together(work: Iterable[Coroutine[Any, Any, R]]) -> list[R]:
-    """All results in order; the first failure stops the rest before it is raised."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def chunks(items: Iterable[T]) -> list[list[T]]:
-    all_items = list(items)
-    return [all_items[start : start + CHUNK] for start in range(0, len(all_items), CHUNK)]
-
-
 class Account:
     """What the account holds and does, one method per thing. Raises as `SendgridApi` does.
 
-    `first_poll_s` is the wait before a job is first looked at; it doubles up to LONGEST_POLL_S.
+    `polling` is when jobs and exports are looked at.
     """
 
-    def __init__(self, api: SendgridApi, call: Caller, *, job_timeout_s: float, first_poll_s: float) -> None:
+    def __init__(self, api: SendgridApi, call: Caller, polling: Polling) -> None:
         self._api = api
         self._call = call
-        self._job_timeout_s = job_timeout_s
-        self._first_poll_s = first_poll_s
+        self._polling = polling
         self._field_id: str | None = None
         self._field_lock = asyncio.Lock()
 
@@ -200,7 +182,7 @@ class Account:
         return str(read(answer, Accepted).job_id)
 
     async def follow(self, job_id: str) -> Job:
-        """The job when it has ended; Transient when that is not within `job_timeout_s`."""
+        """The job when it has ended. Raises as `providers.jobs.follow`."""
         look = self._api.client.marketing.contacts.imports._(job_id).get
         return await self._poll("job", look, Job, lambda job: job.status in _ENDED)
 
@@ -211,18 +193,10 @@ class Account:
             raise Transient(f"a removal job of SendGrid ended as {job.status}")
 
     async def _poll(self, operation: str, look: Callable[..., Any], shape: type[T], ended: Callable[[T], bool]) -> T:
-        deadline_s = time.monotonic() + self._job_timeout_s
-        wait_s = self._first_poll_s
-        while time.monotonic() + wait_s <= deadline_s:
-            await asyncio.sleep(wait_s)
-            try:
-                seen = read(await self._call(operation, look), shape)
-            except CallRefused as refused:
-                raise Transient(f"SendGrid does not know its own job: {refused.detail}") from refused
-            if ended(seen):
-                return seen
-            wait_s = min(2 * wait_s, LONGEST_POLL_S)
-        raise Transient(f"a job of SendGrid was not done after {self._job_timeout_s:g} s")
+        async def seen() -> T:
+            return read(await self._call(operation, look), shape)
+
+        return await follow(seen, ended, self._polling)
 
     async def download(self, url: str) -> str:
         """The text of a file that a job or export points to."""
@@ -234,7 +208,7 @@ class Account:
         wanted = sorted(dict.fromkeys(addresses), key=len)
         short = [a for a in wanted if len(a) <= SEARCH_ADDRESS_CHARS]
         long = wanted[len(short) :]
-        pages = await together(self._search(chunk) for group in (short, long) for chunk in chunks(group))
+        pages = await together(self._search(chunk) for group in (short, long) for chunk in chunks(group, CHUNK))
         return {address: found for page in pages for address, found in page.items()}
 
     async def _search(self, addresses: list[str]) -> dict[str, Found]:
@@ -285,7 +259,7 @@ class Account:
         """Suppresses addresses in one unsubscribe group, or everywhere. A group that is gone counts as everywhere."""
         asm = self._api.client.asm
         post = asm.suppressions._("global").post if group is None else asm.groups._(group).suppressions.post
-        for chunk in chunks(addresses):
+        for chunk in chunks(addresses, CHUNK):
             await self._call("opt_out", post, request_body={"recipient_emails": chunk})
 
     async def kept_out(self) -> dict[str, str]:

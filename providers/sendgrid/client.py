@@ -22,6 +22,7 @@ import sendgrid
 
 from providers.answers import MAX_ANSWER_BYTES, RETRY_AFTER_MAX_S, Answer, error_of, retry_after_s
 from providers.base import AuthFailed, ProviderError, Refused, Transient
+from providers.errors import RateLimited
 from providers.sdk import PooledTransport
 
 DEFAULT_URL = "https://api.sendgrid.com"
@@ -29,10 +30,6 @@ DEFAULT_URL = "https://api.sendgrid.com"
 _WITH_ADDRESS = re.compile(r"\S*@\S*")
 _CONTACT_FIELD = re.compile(r"contacts\[(\d+)\]")
 _GZIP = b"\x1f\x8b"
-
-
-class RateLimited(Transient):
-    """429: SendGrid did not look at the call at all."""
 
 
 class RightsMissing(AuthFailed):

@@ -1,6 +1,5 @@
 """SendGrid: one list of Marketing Campaigns per Planfix list. Quirks: docs/providers/sendgrid.md."""
 
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from itertools import chain
@@ -21,7 +20,6 @@ from providers.base import (
     Message,
     OptedOut,
     Outcome,
-    Postponed,
     Proof,
     Reason,
     Refused,
@@ -30,10 +28,12 @@ from providers.base import (
     Settings,
     Transient,
 )
+from providers.concurrency import chunks, together
+from providers.jobs import Polling
 from providers.sdk import SdkProvider
-from providers.sendgrid.account import FIELD, Account, OptOuts, chunks, together
+from providers.sendgrid.account import CHUNK, FIELD, Account, OptOuts
 from providers.sendgrid.answers import Job
-from providers.sendgrid.client import CallRefused, RateLimited, RightsMissing, SendgridApi
+from providers.sendgrid.client import CallRefused, RightsMissing, SendgridApi
 from providers.sendgrid.contacts import (
     BATCH_SIZE,
     NAME_CHARS,
@@ -52,7 +52,7 @@ from providers.sendgrid.contacts import (
 
 LISTS_MAX = 1000
 ROUNDS = 20  # upserts of one part, each without the contacts that the one before named as bad
-WAIT_UNDER_WAY_S = 60.0
+LONGEST_POLL_S = 60.0
 
 
 class SendgridSettings(Settings, frozen=True, kw_only=True):
@@ -100,11 +100,8 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
             timeout_s=settings.timeout_s,
             connections=self.parallel_calls,
         )
-        self._account = Account(
-            self._api, self.call, job_timeout_s=settings.job_timeout_s, first_poll_s=self.first_poll_s
-        )
-        # (list, address) → until when an upsert whose end was not seen may still put the address on the list.
-        self._under_way: dict[tuple[str, str], float] = {}
+        polling = Polling(self.first_poll_s, longest_s=LONGEST_POLL_S, budget_s=settings.job_timeout_s)
+        self._account = Account(self._api, self.call, polling)
 
     async def close(self) -> None:
         await super().close()
@@ -146,9 +143,8 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         batch = {contact.address.lower(): contact for contact in contacts}
         earlier = {address: earlier_addresses(contact) for address, contact in batch.items()}
 
-        outcomes: Outcomes = {
-            address: waiting for address, old in earlier.items() if (waiting := self._waiting(list_id, old))
-        }
+        waiting = await self.under_way.waiting(list_id, list(earlier.values()))
+        outcomes: Outcomes = {address: waits for address, waits in zip(earlier, waiting, strict=True) if waits}
         moved = {address: old for address, old in earlier.items() if old and address not in outcomes}
         outcomes |= await self._keep_out(moved)
 
@@ -169,18 +165,14 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
     async def remove_batch(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         if not is_list_id(list_id):
             return [Delivered()] * len(contacts)
-        outcomes: list[Outcome] = []
-        going: set[str] = set()
-        for contact in contacts:
-            addresses = all_addresses(contact)
-            waiting = self._waiting(list_id, addresses)
-            outcomes.append(waiting or Delivered())
-            if not waiting:
-                going.update(addresses)
-        found = await self._account.search(going)
+        addresses = [all_addresses(contact) for contact in contacts]
+        waiting = await self.under_way.waiting(list_id, addresses)
+        found = await self._account.search(
+            address for some, waits in zip(addresses, waiting, strict=True) if not waits for address in some
+        )
         # Membership as the search tells it may be older than the last upsert, so it is not asked.
         await self._take_off(list_id, [one.id for one in found.values()])
-        return outcomes
+        return [waits or Delivered() for waits in waiting]
 
     async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
         await self._account.opt_out(None, [contact.address.lower() for contact in contacts])
@@ -228,34 +220,9 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         raise ContactRefused(detail=f"SendGrid still names bad contacts after {ROUNDS} rounds")
 
     async def _upsert_job(self, list_id: str, part: Rows) -> Job:
-        """Puts the part and follows its job. Whatever happens, its addresses count as under way until the end of the
-        job was seen or SendGrid is known not to have begun."""
-        keys = [(list_id, address) for address in part]
-        now_s = time.monotonic()
-        still = {key: until_s for key, until_s in self._under_way.items() if until_s > now_s}
-        self._under_way = still | dict.fromkeys(keys, now_s + 2 * self.settings.job_timeout_s)
-        try:
-            job_id = await self._account.put(list_id, list(part.values()))
-        except (RateLimited, AuthFailed, CallRefused):
-            self._no_longer_under_way(keys)
-            raise
-        job = await self._account.follow(job_id)
-        self._no_longer_under_way(keys)
-        return job
-
-    def _no_longer_under_way(self, keys: Iterable[tuple[str, str]]) -> None:
-        for key in keys:
-            self._under_way.pop(key, None)
-
-    def _waiting(self, list_id: str, addresses: Iterable[str]) -> Postponed | None:
-        """Not None while an upsert under way may yet put one of the addresses on the list: a search for it now could
-        find nobody, and the person would stay."""
-        now_s = time.monotonic()
-        until_s = max((self._under_way.get((list_id, address), now_s) for address in addresses), default=now_s)
-        if until_s > now_s:
-            wait_s = min(until_s - now_s, WAIT_UNDER_WAY_S)
-            return Postponed(wait_s, Reason.CONTACT_REFUSED, "an earlier upsert may still be under way at SendGrid")
-        return None
+        """Puts the part and follows its job."""
+        async with self.under_way.job(list_id, part, 2 * self.settings.job_timeout_s):
+            return await self._account.follow(await self._account.put(list_id, list(part.values())))
 
     async def _outcomes_of(self, list_id: str, part: Rows, job: Job) -> Outcomes:
         if job.status == "completed":
@@ -320,11 +287,11 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
             if not set(one.list_ids or ()) - {list_id} and self._account.planfix_id(one) == left[address].id
         ]
         await self._take_off(list_id, [one.id for one in found.values() if one.id not in ours])
-        for chunk in chunks(ours):
+        for chunk in chunks(ours, CHUNK):
             await self._account.finish(await self._account.delete_contacts(chunk))
 
     async def _take_off(self, list_id: str, contact_ids: Iterable[str]) -> None:
-        await together(self._take_chunk_off(list_id, chunk) for chunk in chunks(contact_ids))
+        await together(self._take_chunk_off(list_id, chunk) for chunk in chunks(contact_ids, CHUNK))
 
     async def _take_chunk_off(self, list_id: str, contact_ids: list[str]) -> None:
         try:

@@ -424,6 +424,10 @@ class FakeSendgrid(FakeEsp):
         self._jobs[job_id] = Job(work, self.job_polls, monotonic() + self.job_s)
         return web.json_response({key: job_id, "_metadata": {}} if key == "id" else {key: job_id}, status=status)
 
+    @property
+    def has_jobs(self) -> bool:
+        return bool(self._jobs)
+
     def _work_off(self) -> None:
         for job in self._jobs.values():
             if job.told is None:

@@ -82,7 +82,7 @@ class MovingBench(Bench):
         """What a command has of its own, in a process beside the bridge."""
         store = await Store.open(self.config.store)
         try:
-            async with OpenProviders(self.config) as providers:
+            async with OpenProviders(self.config, store, self.clock) as providers:
                 yield store, providers
         finally:
             await store.close()

@@ -119,7 +119,7 @@ async def test_a_job_that_cannot_be_looked_at_goes_on(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("providers.jobs.pause", no_pause)
     under_way = UnderWayInMemory()
-    with pytest.raises(Transient):
+    with pytest.raises(Refused):
         async with under_way.job("1", ["anna@post.test"], 3600):
             await follow(look, bool, Polling(1, 4, 100))
     assert await under_way.waiting("1", [["anna@post.test"]]) != [None]
