@@ -1,7 +1,7 @@
 """Which changes go next: batches of one list, in order, never two at once for one contact or one address."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bridge.changes import Change
 from bridge.store import ListState, MappedList, Store
@@ -21,7 +21,7 @@ class _Queue:
     """How far a list has come. All changes up to `cursor` were taken, or set aside until `rewind` is acted on."""
 
     cursor: int = 0
-    in_flight: int = 0
+    in_flight: list[int] = field(default_factory=list)  # how large its batches under way are
     ready: int | None = None  # changes after the cursor, at most; None when not counted
     rewind: bool = False
     blocked: bool = False  # nothing can go before some batch has ended
@@ -31,8 +31,8 @@ class _Queue:
 class Schedule:
     """The lists of one account at one provider that have changes waiting.
 
-    A batch that is not full goes only when no other of its list is under way: so a burst of single changes gathers
-    while a call is out, and a large import uses every slot.
+    A batch that is not full goes when it is twice as large as any other of its list that is under way: so a burst of
+    single changes gathers while a call is out, and soon goes in few calls; a large import uses every slot.
     """
 
     def __init__(self, store: Store, provider: str, batch_size: int) -> None:
@@ -63,7 +63,7 @@ class Schedule:
         """A batch is no longer under way; `kept`: its changes stay and are to be looked at again."""
         self._busy -= batch.keys
         queue = self._queues[batch.mapped.id]
-        queue.in_flight -= 1
+        queue.in_flight.remove(len(batch.changes))
         queue.rewind |= kept
         for queue in self._queues.values():
             queue.blocked = False
@@ -72,13 +72,14 @@ class Schedule:
         queue = self._queues[list_id]
         if queue.rewind and not queue.in_flight:
             queue.cursor, queue.ready, queue.rewind = 0, None, False
-        if queue.blocked or (queue.in_flight and queue.ready is not None and queue.ready < self._batch_size):
+        least = min(2 * max(queue.in_flight, default=0), self._batch_size)
+        if queue.blocked or (queue.ready is not None and queue.ready < least):
             return None
         queue.fresh = False
         taken = await self._store.outbox.due(list_id, queue.cursor, self._batch_size, now)
         if len(taken) < self._batch_size:
             queue.ready = len(taken)
-            if queue.in_flight:
+            if len(taken) < least:
                 return None
         if not taken:
             if not (queue.fresh or queue.rewind):  # the last batch may have ended during the read
@@ -115,7 +116,7 @@ class Schedule:
             return None
         batch = Batch(mapped, changes, frozenset(keys))
         self._busy |= batch.keys
-        queue.in_flight += 1
+        queue.in_flight.append(len(changes))
         return batch
 
     def _keys(self, list_id: int, change: Change) -> set[object]:

@@ -62,3 +62,26 @@ async def test_changes_set_aside_go_though_the_last_batch_of_their_list_ends_dur
     assert last is not None
     end(last)
     assert delivered == [(1, "a@x.test"), (2, "b@x.test"), (2, "a@x.test")]
+
+
+async def test_a_batch_that_is_not_full_goes_when_it_is_twice_the_one_under_way() -> None:
+    rows = Rows(l1=["a@x.test"])
+    schedule = scheduled(rows, 10)
+
+    def come(count: int) -> None:
+        first = len(rows.rows[1]) + 1
+        rows.rows[1] += [Change(str(n), Kind.PRESENT, f"{n}@x.test", seq=n) for n in range(first, first + count)]
+        schedule.add(1, count)
+
+    async def sizes() -> list[int]:
+        """Of the batches that go now."""
+        gone = []
+        while batch := await schedule.next_batch(0.0):
+            gone.append(len(batch.changes))
+        return gone
+
+    told = [await sizes()]
+    for count in (1, 1, 3, 1, 10, 9, 1):
+        come(count)
+        told.append(await sizes())
+    assert told == [[1], [], [2], [], [4], [10], [], [10]]

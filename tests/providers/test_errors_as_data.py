@@ -3,7 +3,7 @@
 import pytest
 
 from providers.answers import Answer, CallRefused, ErrorTable, texts_in, wait_s
-from providers.errors import AuthFailed, ContactRefused, Reason, Refused, Transient
+from providers.errors import AuthFailed, ContactRefused, RateLimited, Reason, Refused, Transient
 
 NOW_S = 1_700_000_000.0
 
@@ -28,8 +28,8 @@ def test_a_wait_in_every_form_that_services_use(value: object, seconds: float | 
     ("status", "kind"),
     [
         (302, Transient), (401, AuthFailed), (403, AuthFailed), (408, Transient), (413, ContactRefused),
-        (425, Transient), (429, Transient), (500, Transient), (503, Transient), (400, CallRefused), (404, CallRefused),
-        (422, CallRefused),
+        (425, Transient), (429, RateLimited), (500, Transient), (503, Transient), (400, CallRefused),
+        (404, CallRefused), (422, CallRefused),
     ],
 )  # fmt: skip
 def test_a_status_means_what_it_means_to_most(status: int, kind: type[Exception]) -> None:
