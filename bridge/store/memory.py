@@ -26,7 +26,7 @@ _OPTED_OUT = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
 )
 _PROVIDER_IDS = select(contacts.c.fingerprint, contacts.c.provider_contact_id).where(
     contacts.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
-    contacts.c.list_id == _OF_LIST,
+    contacts.c.list_id + 0 == _OF_LIST,  # the bare column has SQLite read the whole list, by its primary key
     contacts.c.provider_contact_id.is_not(None),
 )
 _PLACE = (
