@@ -3,18 +3,21 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 import asyncpg
 from sqlalchemy import URL, Select, make_url, text
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.dialects import sqlite
+from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.dml import Delete, Insert
 
 from bridge.store.schema import NewerSchema, migrate
 from bridge.store.sqlite import Sqlite
@@ -163,6 +166,21 @@ class Database:
         values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
         replacing: Insert = statement.on_conflict_do_update(index_elements=key, set_=values)
         return replacing
+
+
+def execute_many(connection: SyncConnection, statement: Insert | Delete, rows: Sequence[Mapping[str, object]]) -> None:
+    """Runs a statement, which the caller keeps, for each of these rows, if any. Their values are as the drivers take
+    them: to look at each value costs SQLAlchemy as much time as the database needs."""
+    if rows:
+        sql, values = _of_rows(statement, connection.dialect)
+        connection.exec_driver_sql(sql, list(map(values, rows)))
+
+
+@lru_cache(maxsize=32)
+def _of_rows(statement: Insert | Delete, dialect: Dialect) -> tuple[str, Callable[[Mapping[str, object]], Any]]:
+    """The statement in the words of a driver, and what picks its values out of a row."""
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), itemgetter(*(compiled.positiontup or ()))
 
 
 def lock_file(path: Path) -> IO[str]:
