@@ -138,6 +138,7 @@ class Actions:
         else:
             changes = _present(contacts, self._clock.now())
         refusals = [Refusal(contact.id, contact.problem) for contact in contacts if contact.problem]
+        contacts.clear()  # whoever waits for the answer still holds the request
         return await self._change(account, request.list_id, changes, refusals)
 
     async def _update(self, account: Account, request: UpdateContact) -> Outcome:
@@ -158,7 +159,7 @@ class Actions:
         return await self._change(account, request.list_id, [change], [])
 
     async def _change(
-        self, account: Account, list_id: str, changes: Sequence[Change], refusals: Sequence[Refusal]
+        self, account: Account, list_id: str, changes: list[Change], refusals: Sequence[Refusal]
     ) -> Outcome:
         mapped = await self._lists.resolve(account, list_id)
         if mapped is None:
@@ -171,11 +172,13 @@ class Actions:
             self._lists.forget(mapped)
             return Failure("list_deleted")
 
-    async def _carry_out(self, mapped: MappedList, changes: Sequence[Change], refusals: Sequence[Refusal]) -> Outcome:
-        """Stores the changes, waits a while for their outcomes, and says what is known then. Raises ListClosed."""
+    async def _carry_out(self, mapped: MappedList, changes: list[Change], refusals: Sequence[Refusal]) -> Outcome:
+        """Stores the changes, waits a while for their outcomes, and says what is known then; nothing is left in
+        `changes` then. Raises ListClosed."""
         if not changes:
             return Tally(rejected=tuple(refusals), rejected_count=len(refusals))
         ticket = await self._intake.put(mapped, changes)
+        changes.clear()  # they are in the store: of a large import nothing else is held while it is waited for
         try:
             failure = await self._wait(mapped, ticket)
         finally:

@@ -153,6 +153,8 @@ class _Facts:
 
     def opt_out_of(self, change: Change, known: Known | None) -> OptedOut | None:
         """Why the contact is not sent: the person opted out under any address, or the present one bounced."""
+        if not self.out:
+            return None
         present = self.fingerprint(change.address)
         had = [self.fingerprint(address) for address in change.old_addresses]
         had += [known.fingerprint] if known is not None else []

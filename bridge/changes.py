@@ -2,8 +2,10 @@
 
 import enum
 import math
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 
 class Kind(enum.StrEnum):
@@ -21,13 +23,15 @@ HELD: Final = math.inf
 """`due_at` of a removal that waits until a person releases it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, gc=False):
     """One outbox row: the newest wish for one contact of one list.
 
     `old_addresses` are all addresses under which the contact may be on the list at the ESP, oldest first, never
     `address` itself. They are more than the last one told: a delivery that broke off may have got through.
     `seq` orders the changes of a list; 0 until stored. `created_at` and `due_at` are Unix times.
+
+    An import makes two of each contact: a struct that the garbage collector need not look at costs a tenth of a
+    dataclass.
     """
 
     contact_id: str

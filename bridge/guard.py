@@ -10,10 +10,10 @@ store does not know; a lost store is a reason for care.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 
 import structlog
+from msgspec.structs import replace
 
 from bridge.changes import HELD, Change, Kind
 from bridge.clock import Clock

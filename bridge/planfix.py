@@ -14,7 +14,7 @@ request; an address that cannot be used is a problem of its contact only.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
@@ -131,11 +131,11 @@ class _Fields:
     def fields(self, name: str) -> "_Fields":
         return _Fields(self._values.get(name), f"{self._path}.{name}")
 
-    def each(self, name: str) -> list["_Fields"]:
+    def each(self, name: str) -> Iterator["_Fields"]:
         value = self._values.get(name)
         if not isinstance(value, list):
             raise self._fault("missing_field" if value is None else "not_array", name)
-        return [_Fields(item, f"{self._path}.{name}[{index}]") for index, item in enumerate(value)]
+        return (_Fields(item, f"{self._path}.{name}[{index}]") for index, item in enumerate(value))
 
 
 def _address(value: str | None) -> tuple[str, Reason | None]:

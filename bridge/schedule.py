@@ -13,7 +13,7 @@ class Batch:
 
     mapped: MappedList
     changes: Sequence[Change]
-    keys: frozenset[object]
+    keys: Sequence[object]
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Schedule:
 
     def ended(self, batch: Batch, *, kept: bool = False) -> None:
         """A batch is no longer under way; `kept`: its changes stay and are to be looked at again."""
-        self._busy -= batch.keys
+        self._busy.difference_update(batch.keys)
         queue = self._queues[batch.mapped.id]
         queue.in_flight.remove(len(batch.changes))
         queue.rewind |= kept
@@ -103,19 +103,19 @@ class Schedule:
 
     def _claim(self, mapped: MappedList, queue: _Queue, taken: Sequence[Change]) -> Batch | None:
         changes: list[Change] = []
-        keys: set[object] = set()
+        keys: list[object] = []
         for change in taken:
             own = self._keys(mapped.id, change)
-            if own & self._busy:
+            if not own.isdisjoint(self._busy):
                 queue.rewind = True
             else:
                 changes.append(change)
-                keys |= own
+                keys += own
         if not changes:
             queue.blocked = True
             return None
-        batch = Batch(mapped, changes, frozenset(keys))
-        self._busy |= batch.keys
+        batch = Batch(mapped, changes, keys)
+        self._busy.update(keys)
         queue.in_flight.append(len(changes))
         return batch
 

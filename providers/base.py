@@ -268,30 +268,38 @@ class Provider(ABC, Generic[SettingsT]):
         outcomes: dict[int, Outcome] = {}
         remaining = deque(range(len(contacts)))
         while remaining:
-            batch: dict[str, int] = {}
-            twins: list[tuple[int, int]] = []
-            later: list[int] = []
-            in_batch: set[str] = set()
-            in_later: set[str] = set()
-            while remaining and len(batch) < self.limits.batch_size:
-                index = remaining.popleft()
-                contact = contacts[index]
-                key = contact.address.lower() or f"id {contact.provider_contact_id}"
-                addresses = {key, (contact.old_address or key).lower()}
-                first = batch.get(key)
-                if first is not None and key not in in_later and _repeats(contact, contacts[first]):
-                    twins.append((index, first))
-                elif in_batch.isdisjoint(addresses) and in_later.isdisjoint(addresses):
-                    batch[key] = index
-                    in_batch |= addresses
-                else:
-                    later.append(index)
-                    in_later |= addresses
-            told = await call(list_id, [contacts[index] for index in batch.values()])
-            outcomes.update(zip(batch.values(), told, strict=True))
+            batch, twins = _next_batch(contacts, remaining, self.limits.batch_size)
+            told = await call(list_id, [contacts[index] for index in batch])
+            outcomes.update(zip(batch, told, strict=True))
             outcomes.update((index, outcomes[first]) for index, first in twins)
-            remaining.extendleft(reversed(later))
         return [outcomes[index] for index in range(len(contacts))]
+
+
+def _next_batch(
+    contacts: Sequence[Contact], remaining: deque[int], size: int
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Takes from `remaining` the contacts of the next call; and who only repeats one of them, with that one."""
+    batch: dict[str, int] = {}
+    twins: list[tuple[int, int]] = []
+    later: list[int] = []
+    in_batch: set[str] = set()
+    in_later: set[str] = set()
+    while remaining and len(batch) < size:
+        index = remaining.popleft()
+        contact = contacts[index]
+        key = contact.address.lower() or f"id {contact.provider_contact_id}"
+        addresses = {key, (contact.old_address or key).lower()}
+        first = batch.get(key)
+        if first is not None and key not in in_later and _repeats(contact, contacts[first]):
+            twins.append((index, first))
+        elif in_batch.isdisjoint(addresses) and in_later.isdisjoint(addresses):
+            batch[key] = index
+            in_batch |= addresses
+        else:
+            later.append(index)
+            in_later |= addresses
+    remaining.extendleft(reversed(later))
+    return list(batch.values()), twins
 
 
 def _repeats(contact: Contact, earlier: Contact) -> bool:

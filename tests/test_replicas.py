@@ -11,7 +11,7 @@ import pytest
 
 from bridge.delivery import State
 from bridge.planfix import CreateList
-from bridge.replicas import PostgresReplicas
+from bridge.postgres_replicas import PostgresReplicas
 from bridge.replies import Failure, ListCreated, Refusal, Tally
 from bridge.store import StoreError
 from providers.base import AuthFailed, Reason, Rejected, Transient

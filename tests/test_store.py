@@ -2,17 +2,18 @@
 
 import asyncio
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from msgspec.structs import replace
+from sqlalchemy import Connection, create_engine, event, text
 
 from bridge.changes import Change, Kind
 from bridge.store import ListClosed, ListState, MappedList, Settled, Store, Stored, StoreError
+from bridge.store.memory import _PROVIDER_IDS
 from bridge.store.schema import MIGRATIONS
 from bridge.store.tables import metadata
 from providers.base import BOUNCED, Delivered, OptedOut, Postponed, Reason, Rejected
@@ -200,6 +201,19 @@ async def test_users_of_an_address_are_found_in_map_and_outbox(store: Store) -> 
     assert await store.memory.users_of("main", [key]) == {
         key: {(here.id, "1"), (there.id, "1"), (here.id, "2"), (there.id, "4")}
     }
+
+
+def test_the_ids_of_addresses_are_found_without_reading_the_list() -> None:
+    """Else each batch of an import costs as much as the list is long."""
+    asked: list[tuple[str, tuple[object, ...]]] = []
+    engine = create_engine("sqlite://")
+    metadata.create_all(engine)
+    with engine.connect() as connection:
+        event.listen(connection, "before_cursor_execute", lambda _, __, *call: asked.append(call[:2]))
+        connection.execute(_PROVIDER_IDS, {"list": 1, "fingerprints": [bytes(16)] * 500})
+        [(query, values)] = asked
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}", values).all()
+    assert "contacts_by_fingerprint" in plan[0].detail
 
 
 # Lists

@@ -3,52 +3,32 @@
 import asyncio
 import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
-import asyncpg
 from sqlalchemy import URL, Select, make_url, text
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy.engine import Dialect
+from sqlalchemy.sql.dml import Delete, Insert
 
 from bridge.store.schema import NewerSchema, migrate
 from bridge.store.sqlite import Sqlite
 
+if TYPE_CHECKING:
+    from bridge.store.postgres import Postgres
+
 R = TypeVar("R")
 
-_FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)  # the last two while connecting
 _MIGRATION_LOCK = 0x706C616E  # an arbitrary number that all replicas share
 
 
 class StoreError(Exception):
     """The store cannot do its work: unreachable, full, read-only, or of a newer version. Nothing was changed."""
-
-
-class Postgres:
-    """A server: SQLAlchemy's own asyncio layer over asyncpg, with its pool."""
-
-    def __init__(self, url: URL) -> None:
-        self._engine = create_async_engine(
-            url.set(drivername="postgresql+asyncpg"), pool_pre_ping=True, hide_parameters=True
-        )
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.begin() as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with self._engine.connect() as connection:
-            yield await connection.execution_options(isolation_level="AUTOCOMMIT")
-
-    async def close(self) -> None:
-        await self._engine.dispose()
 
 
 class Connection(Protocol):
@@ -66,7 +46,7 @@ class Connection(Protocol):
 class Database:
     """`write()` gives a transaction that is durable when the block has ended; `read()` a connection without one."""
 
-    def __init__(self, backend: Sqlite | Postgres) -> None:
+    def __init__(self, backend: "Sqlite | Postgres") -> None:
         self._backend = backend
         self._is_sqlite = isinstance(backend, Sqlite)
         # Each holds a connection while its block needs others: more of them could take them all.
@@ -77,7 +57,7 @@ class Database:
         """Opens `sqlite:///file` or `postgresql://…` and brings its schema up to date. Raises StoreError."""
         parsed = make_url(url)
         try:
-            database = cls(Postgres(parsed) if parsed.get_backend_name() == "postgresql" else Sqlite(parsed))
+            database = cls(_backend(parsed))
         except OSError as error:
             raise StoreError(_short(error)) from error
         try:
@@ -101,7 +81,7 @@ class Database:
         try:
             async with self._backend.write() as connection:
                 yield connection
-        except _FAILURES as error:
+        except self._backend.failures as error:
             raise StoreError(_short(error)) from error
 
     @asynccontextmanager
@@ -109,7 +89,7 @@ class Database:
         try:
             async with self._backend.read() as connection:
                 yield connection
-        except _FAILURES as error:
+        except self._backend.failures as error:
             raise StoreError(_short(error)) from error
 
     @asynccontextmanager
@@ -163,6 +143,29 @@ class Database:
         values = {c.name: statement.excluded[c.name] for c in table.columns if c.name not in key}
         replacing: Insert = statement.on_conflict_do_update(index_elements=key, set_=values)
         return replacing
+
+
+def _backend(url: URL) -> "Sqlite | Postgres":
+    if url.get_backend_name() != "postgresql":
+        return Sqlite(url)
+    from bridge.store.postgres import Postgres  # brings asyncpg and half of SQLAlchemy: time and memory of a start
+
+    return Postgres(url)
+
+
+def execute_many(connection: SyncConnection, statement: Insert | Delete, rows: Sequence[Mapping[str, object]]) -> None:
+    """Runs a statement, which the caller keeps, for each of these rows, if any. Their values are as the drivers take
+    them: to look at each value costs SQLAlchemy as much time as the database needs."""
+    if rows:
+        sql, values = _of_rows(statement, connection.dialect)
+        connection.exec_driver_sql(sql, list(map(values, rows)))
+
+
+@lru_cache(maxsize=32)
+def _of_rows(statement: Insert | Delete, dialect: Dialect) -> tuple[str, Callable[[Mapping[str, object]], Any]]:
+    """The statement in the words of a driver, and what picks its values out of a row."""
+    compiled = statement.compile(dialect=dialect)
+    return str(compiled), itemgetter(*(compiled.positiontup or ()))
 
 
 def lock_file(path: Path) -> IO[str]:

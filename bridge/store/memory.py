@@ -1,13 +1,14 @@
 """What the store remembers of delivered contacts: the id map, who opted out, what was refused."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from sqlalchemy import BigInteger, Text, bindparam, delete, exists, func, select, update
 from sqlalchemy import Connection as SyncConnection
 
 from bridge.changes import Change, Kind
-from bridge.store.database import Database
+from bridge.store.database import Database, execute_many
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import IN_USE, ListState, MappedList
 from bridge.store.outbox import Outbox, chunks
@@ -26,7 +27,7 @@ _OPTED_OUT = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
 )
 _PROVIDER_IDS = select(contacts.c.fingerprint, contacts.c.provider_contact_id).where(
     contacts.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
-    contacts.c.list_id == _OF_LIST,
+    contacts.c.list_id + 0 == _OF_LIST,  # the bare column has SQLite read the whole list, by its primary key
     contacts.c.provider_contact_id.is_not(None),
 )
 _PLACE = (
@@ -36,7 +37,7 @@ _DELETE_CONTACTS = delete(contacts).where(contacts.c.list_id == _OF_LIST, contac
 _DELETE_PROBLEMS = delete(problems).where(problems.c.list_id == _OF_LIST, problems.c.contact_id.in_(_IDS))
 _HAS_PROBLEMS = select(exists().where(problems.c.list_id == _OF_LIST))
 _DELETE_CHANGES = delete(outbox).where(
-    outbox.c.list_id == _OF_LIST, outbox.c.seq.in_(bindparam("seqs", expanding=True))
+    outbox.c.list_id == _OF_LIST, outbox.c.seq.between(bindparam("first"), bindparam("last"))
 )
 
 
@@ -173,8 +174,7 @@ class Memory:
             return False
         if state == ListState.DELETED:
             return True
-        if rows.map:
-            connection.execute(self._put_contacts, rows.map)
+        execute_many(connection, self._put_contacts, rows.map)
         for some in chunks(rows.unmapped):
             connection.execute(_DELETE_CONTACTS, {"list": mapped.id, "ids": some})
         if state == ListState.MOVING:
@@ -188,8 +188,11 @@ class Memory:
                 connection.execute(_DELETE_PROBLEMS, {"list": list_id, "ids": some})
         if rows.problems:
             connection.execute(self._put_problems, rows.problems)
-        for seqs in chunks(rows.done_seqs):
-            connection.execute(_DELETE_CHANGES, {"list": list_id, "seqs": seqs})
+        execute_many(
+            connection,
+            _DELETE_CHANGES,
+            [{"list": list_id, "first": first, "last": last} for first, last in _runs(rows.done_seqs)],
+        )
         for seq, due_at in rows.postponed:
             connection.execute(
                 update(outbox).where(outbox.c.list_id == list_id, outbox.c.seq == seq).values(due_at=due_at)
@@ -283,3 +286,10 @@ class Memory:
                 for fingerprint in out
             ]
         rows.done_seqs.append(change.seq)
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """The first and last of each run of numbers without a gap: a batch is most often one."""
+    for _, run in groupby(enumerate(sorted(numbers)), lambda each: each[1] - each[0]):
+        values = [number for _, number in run]
+        yield values[0], values[-1]

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, Integer, bindparam, case, delete, exists, fun
 from sqlalchemy import Connection as SyncConnection
 
 from bridge.changes import DROP_CONTACT_ID, HELD, Change, Kind, coalesce
-from bridge.store.database import Connection, Database
+from bridge.store.database import Connection, Database, execute_many
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.lists import IN_USE, ListState
 from bridge.store.tables import lists, meta, outbox
@@ -119,7 +119,7 @@ class Outbox:
             newest[change.contact_id] = (seq, coalesce(older and older[1], change))
         rows = [(seq, change) for seq, change in newest.values() if seq >= first_seq]
         for some in chunks(rows, 5000):
-            connection.execute(self._put_rows, [self._row(list_id, seq, change) for seq, change in some])
+            execute_many(connection, self._put_rows, [self._row(list_id, seq, change) for seq, change in some])
         held = [seq for seq, change in rows if moving or change.due_at == HELD]
         return Stored(first_seq, superseded, held, None if moving else provider)
 

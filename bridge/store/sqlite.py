@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, create_engine
 from sqlalchemy.engine import Result
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 R = TypeVar("R")
@@ -98,6 +99,9 @@ class SqliteConnection:
 
 class Sqlite:
     """A file: one writer at a time, and a few readers beside it."""
+
+    failures: Final = (SQLAlchemyError, OSError)
+    """What a transaction may raise."""
 
     def __init__(self, url: URL) -> None:
         self.file = Path(str(url.database))
