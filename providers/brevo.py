@@ -167,7 +167,23 @@ class BrevoProvider(RestProvider[BrevoSettings]):
         return Rejected(Reason.INVALID_ADDRESS, refused.detail)
 
     async def _import(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
-        """One job for all. Never with `emailBlacklist`: what false does to who is blocklisted is not documented."""
+        """One job for all."""
+        async with self.job(list_id, contacts):
+            try:
+                process_id = await self._start_import(list_id, contacts)
+            except CallRefused as refused:
+                await self.require_there(list_id, refused)
+                if refused.code != "invalid_parameter":
+                    raise
+                return [Rejected(Reason.INVALID_ADDRESS, refused.detail) for _ in contacts]
+            job = await follow(lambda: self._job(process_id), lambda job: job["status"] in _JOB_ENDED, self.polling)
+            if job["status"] != "completed":
+                await self.require_there(list_id)
+                raise Transient(f"an import of Brevo ended as {job['status']}")
+        return told_by_report(contacts, await self._invalid(job), "not valid by Brevo's import report")
+
+    async def _start_import(self, list_id: str, contacts: Sequence[Contact]) -> int:
+        """Never with `emailBlacklist`: what false does to who is blocklisted is not documented."""
         rows = [{"email": contact.address, "attributes": self._attributes(contact)} for contact in contacts]
         body = {
             "jsonBody": rows,
@@ -176,21 +192,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
             "emptyContactsAttributes": False,
             "disableNotification": True,
         }
-        async with self.job(list_id, contacts):
-            try:
-                started = await self.call("import", "POST", "/contacts/import", json=body)
-            except CallRefused as refused:
-                await self.require_there(list_id, refused)
-                if refused.code != "invalid_parameter":
-                    raise
-                return [Rejected(Reason.INVALID_ADDRESS, refused.detail) for _ in contacts]
-            job = await follow(
-                lambda: self._job(started.json()["processId"]), lambda job: job["status"] in _JOB_ENDED, self.polling
-            )
-            if job["status"] != "completed":
-                await self.require_there(list_id)
-                raise Transient(f"an import of Brevo ended as {job['status']}")
-        return told_by_report(contacts, await self._invalid(job), "not valid by Brevo's import report")
+        return int((await self.call("import", "POST", "/contacts/import", json=body)).json()["processId"])
 
     async def _job(self, process_id: int) -> Any:
         return (await self.call("job", "GET", "/processes/{}", process_id, bucket="jobs")).json()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import bindparam, delete, select
 
-from bridge.store.database import Database
+from bridge.store.database import Database, execute_many
 from bridge.store.fingerprints import Fingerprints
 from bridge.store.outbox import chunks
 from bridge.store.tables import under_way
@@ -35,8 +35,7 @@ class UnderWayInStore(UnderWay):
         rows = [place | {"fingerprint": self._fingerprints.of(address)} for address in addresses]
         async with self._database.write() as connection:
             await connection.execute(delete(under_way).where(under_way.c.until < now))
-            if rows:
-                await connection.execute(self._put_rows, rows)
+            await connection.run_sync(execute_many, self._put_rows, rows)
 
     async def end(self, list_id: str, addresses: Sequence[str]) -> None:
         async with self._database.write() as connection:
