@@ -35,8 +35,9 @@ PYTHON ?= $(shell for python in $(PYTHONS); do $$python -c '$(USABLE)' 2>/dev/nu
 run: $(VENV)/.runtime
 	$(BIN)/planfix-bridge serve --sandbox
 
+# Bytecode is kept whatever the environment says: each test process, and each bridge that tests start, would compile anew.
 test: $(VENV)/.dev $(MAILMAN)/.ready
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 crash: $(VENV)/.dev
 	$(BIN)/python -m tests.crash $(ARGS)

@@ -1,6 +1,10 @@
 """Fixtures that all tests share: both kinds of store, a driven clock, logs that are quiet and hold no secrets."""
 
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+import gc
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator, MutableMapping
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,6 +13,7 @@ import asyncpg
 import pgserver
 import pytest
 
+from bridge import registry
 from bridge.store import Store
 from providers.testing.fake import without_waits
 from tests.bench import Bench
@@ -17,6 +22,30 @@ from tests.leaks import watch_secrets, watched_logs
 from tests.postbox import install
 
 watch_secrets()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests that all live to the end: the garbage collector is not to go through them again and again."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packages_are_read_once() -> Iterator[None]:
+    """Each bridge looks for its providers through all that is installed, which changes here only with `sys.path`."""
+
+    @cache
+    def read(path: tuple[str, ...], wanted: tuple[tuple[str, str], ...]) -> EntryPoints:
+        return entry_points(**dict(wanted))
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(registry, "entry_points", lambda **wanted: read(tuple(sys.path), tuple(wanted.items())))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -155,7 +155,7 @@ def esp_kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("batch_tags", [True, False])
 async def test_an_import_into_a_tag_takes_the_calls_of_the_plan(tmp_path: Path, batch_tags: bool) -> None:
-    count = 20_000
+    count = 5000
     batches = ceil(count / MailchimpProvider.limits.batch_size)
     counts = await import_calls(tmp_path, "mailchimp tag", count, batch_tags=batch_tags)
     bulk = {"POST members": batches} | ({} if batch_tags else {"POST segment": batches})

@@ -134,7 +134,9 @@ def test_a_key_that_is_mended_lets_everything_go_at_once(running: Running) -> No
 def test_without_a_settings_file_the_signal_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A sandbox that somebody tries goes with its terminal."""
     monkeypatch.chdir(tmp_path)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the suite ignores it, and all that it starts
     with serving("--sandbox") as (process, read_to):
+        signal.signal(signal.SIGHUP, before)
         try:
             read_to("simulate --contacts")
         except EOFError:

@@ -57,7 +57,7 @@ class TestMailerlite(ProviderConformance):
         return esp
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 2), (100_000, 200)])
+@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 2), (10_000, 20)])
 async def test_an_import_takes_the_calls_that_the_docs_name(
     esp: MailerliteHarness, list_id: str, count: int, calls: int
 ) -> None:

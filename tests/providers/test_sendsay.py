@@ -37,7 +37,7 @@ def people(count: int, first: int = 0) -> list[Contact]:
     return [Contact(str(number), f"p{number}@post.test", "Анна") for number in range(first, first + count)]
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 10), (100_000, 1000)])
+@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 10), (10_000, 100)])
 async def test_an_upsert_takes_the_calls_that_the_docs_name(esp: SendsayHarness, count: int, calls: int) -> None:
     list_id = await esp.provider.create_list("Клиенты")
     esp.fake.only_counts = True
@@ -47,7 +47,7 @@ async def test_an_upsert_takes_the_calls_that_the_docs_name(esp: SendsayHarness,
     assert len(outcomes) == count
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 1), (100_000, 100)])
+@pytest.mark.parametrize(("count", "calls"), [(1, 1), (1000, 1), (10_000, 10)])
 async def test_a_removal_takes_the_calls_that_the_docs_name(esp: SendsayHarness, count: int, calls: int) -> None:
     list_id = await esp.provider.create_list("Клиенты")
     before = esp.calls()
