@@ -304,7 +304,7 @@ def test_the_commands_show_and_release_what_is_held(folder: Path) -> None:
         async with Bridge(config) as bridge:
             await bridge.handle(account, CreateList("A"))
             people = [WireContact(str(number), f"p{number}@x.test", "Ö", None) for number in range(5)]
-            await bridge.handle(account, ImportContacts("sandbox:1", people))
+            await bridge.handle(account, ImportContacts("sandbox:1", list(people)))
             for each in people[:3]:
                 await bridge.handle(account, UpdateContact("sandbox:1", "delete", each, None))
 

@@ -39,10 +39,11 @@ class Terminal:
         self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env)
         os.close(theirs)
         self.shown = ""
+        self._read_to = 0
 
     def until(self, text: str) -> None:
         """Reads on until the text is shown."""
-        start = len(self.shown)
+        start = self._read_to
         while text not in self.shown[start:]:
             try:
                 read = os.read(self._ours, 4096)
@@ -50,6 +51,7 @@ class Terminal:
                 read = b""
             assert read, f"{text!r} was not shown: {self.shown[start:]}"
             self.shown += read.decode()
+        self._read_to = self.shown.index(text, start) + len(text)
 
     def type(self, line: str) -> None:
         os.write(self._ours, line.encode() + b"\n")

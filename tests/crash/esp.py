@@ -21,10 +21,13 @@ from providers.base import Secret, Settings
 from providers.testing.fake import Hold
 from tests.end_to_end import esp_of
 from tests.fakes.sandbox import SandboxHarness
+from tests.fakes.sendgrid import SendgridHarness
 
 WRITES = "^(POST|PUT|PATCH|DELETE) (?!.*/search/)"
 MAKES_A_LIST = r"^POST .*/(segments|marketing/lists)$"
 ROOT = Path(__file__).resolve().parents[2]
+JOB_TIMEOUT_S = 3.0
+"""Of SendGrid: after a kill a removal waits for twice as long for a job that may be under way."""
 
 
 class EspState(msgspec.Struct):
@@ -175,6 +178,8 @@ async def _serve(kind: str, folder: Path, latency_s: float, spec: bool) -> None:
     async with esp_of(kind, folder, spec=spec, latency_s=latency_s) as esp:
         fake: Any = esp.fake  # type: ignore[attr-defined]  # of both harnesses
         hold: Hold | None = None
+        if isinstance(esp, SendgridHarness):
+            await esp.reopen(job_timeout_s=JOB_TIMEOUT_S)
 
         async def state(_: web.Request) -> web.Response:
             lists = await esp.lists()
