@@ -103,7 +103,7 @@ async def bridge(folder: Path, store: str, providers: dict[str, Any], **accounts
     """`planfix-bridge serve`, as people run it. `accounts` name their providers."""
     port, admin_port = free_ports(2)
     config = {
-        "server": {"port": port, "max_body_mb": 512},
+        "server": {"port": port, "max_body_mb": 512, "max_connections": 20_000},
         "admin": {"port": admin_port},
         "store": store,
         "accounts": {name: {"token": token_of(name), "provider": provider} for name, provider in accounts.items()},

@@ -31,8 +31,9 @@ class _Queue:
 class Schedule:
     """The lists of one account at one provider that have changes waiting.
 
-    A batch that is not full goes when it is twice as large as any other of its list that is under way: so a burst of
-    single changes gathers while a call is out, and soon goes in few calls; a large import uses every slot.
+    A batch that is not full goes when no other of its list is under way, or one that is no larger. So a burst of single
+    changes gathers while calls are out, and goes in few; of requests that come together none waits for the first, which
+    went alone; a large import uses every slot.
     """
 
     def __init__(self, store: Store, provider: str, batch_size: int) -> None:
@@ -72,7 +73,7 @@ class Schedule:
         queue = self._queues[list_id]
         if queue.rewind and not queue.in_flight:
             queue.cursor, queue.ready, queue.rewind = 0, None, False
-        least = min(2 * max(queue.in_flight, default=0), self._batch_size)
+        least = self._batch_size if len(queue.in_flight) > 1 else sum(queue.in_flight)
         if queue.blocked or (queue.ready is not None and queue.ready < least):
             return None
         queue.fresh = False

@@ -64,24 +64,30 @@ async def test_changes_set_aside_go_though_the_last_batch_of_their_list_ends_dur
     assert delivered == [(1, "a@x.test"), (2, "b@x.test"), (2, "a@x.test")]
 
 
-async def test_a_batch_that_is_not_full_goes_when_it_is_twice_the_one_under_way() -> None:
+async def test_a_batch_that_is_not_full_goes_beside_one_that_is_no_larger() -> None:
     rows = Rows(l1=["a@x.test"])
     schedule = scheduled(rows, 10)
+    under_way: list[Batch] = []
 
-    def come(count: int) -> None:
+    async def go(*, more: int = 0, ended: int | None = None) -> list[int]:
+        """Sizes of the batches that go when changes have come, and one of the batches under way has ended."""
         first = len(rows.rows[1]) + 1
-        rows.rows[1] += [Change(str(n), Kind.PRESENT, f"{n}@x.test", seq=n) for n in range(first, first + count)]
-        schedule.add(1, count)
-
-    async def sizes() -> list[int]:
-        """Of the batches that go now."""
+        rows.rows[1] += [Change(str(n), Kind.PRESENT, f"{n}@x.test", seq=n) for n in range(first, first + more)]
+        schedule.add(1, more)
+        if ended is not None:
+            schedule.ended(next(batch for batch in under_way if len(batch.changes) == ended))
         gone = []
         while batch := await schedule.next_batch(0.0):
-            gone.append(len(batch.changes))
-        return gone
+            gone.append(batch)
+        under_way.extend(gone)
+        return [len(batch.changes) for batch in gone]
 
-    told = [await sizes()]
-    for count in (1, 1, 3, 1, 10, 9, 1):
-        come(count)
-        told.append(await sizes())
-    assert told == [[1], [], [2], [], [4], [10], [], [10]]
+    assert await go() == [1]
+    assert await go(more=2) == [2], "no smaller than the one under way"
+    assert await go(more=3) == [], "two are under way"
+    assert await go(ended=1) == [3]
+    assert await go(more=9) == []
+    assert await go(more=1) == [10], "a full one goes in any case"
+    assert await go(more=4, ended=2) == []
+    assert await go(ended=3) == [], "smaller than the one under way"
+    assert await go(ended=10) == [4]

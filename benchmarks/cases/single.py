@@ -37,7 +37,7 @@ async def one(store: str, latency_s: float, clients: int, requests: int, folder:
         Planfix(running.url, clients=clients) as planfix,
     ):
         list_id = await planfix.create_list("Клиенты")
-        await planfix.burst(list(islice(planfix.updates(list_id, 10_000_000), max(50, clients))))  # warm
+        await planfix.burst(list(islice(planfix.updates(list_id, 10_000_000), max(10, clients))))  # warm
         bodies = list(islice(planfix.updates(list_id, 1), requests))
         calls = service.calls
         async with running.meter() as meter:
@@ -64,7 +64,7 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
     for kind in ("SQLite", "PostgreSQL"):
         for latency_s in LATENCIES_S:
             for clients in CLIENTS:
-                requests = min(4000, max(40, math.ceil(clients * PER_CELL_S / max(latency_s, 0.002))))
+                requests = min(4000, max(20, math.ceil(clients * PER_CELL_S / max(latency_s, 0.002))))
                 headline = (kind, latency_s, clients) == ("SQLite", 0.05, 64)
                 runs = []
                 for _ in range(RUNS_OF_HEADLINE if headline and not quick else 1):
