@@ -66,10 +66,9 @@ class Planfix:
         return self.body("importContacts", {"listId": list_id, "contacts": contacts})
 
     def updates(self, list_id: str, first_id: int) -> Iterator[bytes]:
-        """One updateContact after the other, each of another contact."""
-        for number, contact in enumerate(people(), first_id):
-            change = {"listId": list_id, "action": "add", "contact": {**contact, "id": number}}
-            yield self.body("updateContact", change)
+        """One updateContact after the other, each of another contact with another address, from this id on."""
+        for contact in people(first_id):
+            yield self.body("updateContact", {"listId": list_id, "action": "add", "contact": contact})
 
     async def burst(self, bodies: list[bytes]) -> Latencies:
         """Sends all, `clients` at one time."""
@@ -86,9 +85,9 @@ class Planfix:
         return Latencies(seconds)
 
 
-def people(seed: int = 1) -> Iterator[dict[str, Any]]:
-    """Made-up contacts with Cyrillic names, as Planfix sends them; all addresses are different."""
-    for number, contact in enumerate(made_up(seed, "post.test")):
+def people(first_id: int = 0) -> Iterator[dict[str, Any]]:
+    """Made-up contacts with Cyrillic names, as Planfix sends them; those of different ids have different addresses."""
+    for number, contact in enumerate(made_up(1, "post.test"), first_id):
         yield {
             "id": number,
             "email": f"n{number}.{contact.address}"[:120],

@@ -39,6 +39,7 @@ def client_of(peer: str | None, forwarded_for: Sequence[str], trusted: tuple[str
     return str(client or "")
 
 
+@lru_cache(maxsize=1000)
 def _address(text: str) -> Address | None:
     """An address with or without its port; None when it is none."""
     text = text.strip()

@@ -119,7 +119,7 @@ class Intake:
             else:
                 entry.accepted.set_result(ticket)
         return [
-            (replace(entry.mapped, provider=ticket.provider), len(entry.changes))
+            (_at(entry.mapped, ticket.provider), len(entry.changes))
             for entry, ticket in opened
             if ticket.provider is not None
         ]
@@ -166,6 +166,11 @@ def _runs(entries: Sequence[_Entry]) -> list[list[_Entry]]:
             runs.append(run)
         run.append(entry)
     return sorted(runs, key=lambda run: run[0].list_id)
+
+
+def _at(mapped: MappedList, provider: str) -> MappedList:
+    """The list where it lives: its request may have found it elsewhere."""
+    return mapped if mapped.provider == provider else replace(mapped, provider=provider)
 
 
 def _refuse(entries: Sequence[_Entry], error: BaseException) -> None:

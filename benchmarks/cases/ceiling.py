@@ -21,8 +21,8 @@ async def _answer(request: web.Request) -> web.Response:
     return web.Response(body=b'{"success":true}', content_type="application/json")
 
 
-async def measure(clients: int) -> tuple[float, float]:
-    """Requests a second, and CPU milliseconds a request."""
+async def measure(clients: int) -> tuple[float, float, float, float]:
+    """Requests a second, CPU milliseconds of a request, p50 and p99 of its latency in milliseconds."""
     (port,) = free_ports(1)
     with pinned("-m", "benchmarks.cases.ceiling", str(port)) as process:
         url = f"http://127.0.0.1:{port}/"
@@ -31,15 +31,17 @@ async def measure(clients: int) -> tuple[float, float]:
             bodies = list(islice(planfix.updates("x", 1), REQUESTS))
             await planfix.burst(bodies[:500])
             async with Meter(process.pid) as meter:
-                await planfix.burst(bodies)
-    return REQUESTS / meter.cost.wall_s, meter.cost.cpu_s / REQUESTS * 1000
+                told = await planfix.burst(bodies)
+    return REQUESTS / meter.cost.wall_s, meter.cost.cpu_s / REQUESTS * 1000, told.p50_ms, told.p99_ms
 
 
 async def run() -> Case:
-    case = Case("Ceiling", (__doc__ or "").split("\n")[0], ("clients", "requests/s", "CPU ms/request"))
+    case = Case(
+        "Ceiling", (__doc__ or "").split("\n")[0], ("clients", "requests/s", "CPU ms/request", "p50 ms", "p99 ms")
+    )
     for clients in (1, 64):
-        requests_per_s, cpu_ms = await measure(clients)
-        case.row(clients, round(requests_per_s), round(cpu_ms, 3))
+        requests_per_s, cpu_ms, p50_ms, p99_ms = await measure(clients)
+        case.row(clients, round(requests_per_s), round(cpu_ms, 3), round(p50_ms, 1), round(p99_ms, 1))
     return case
 
 

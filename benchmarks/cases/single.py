@@ -37,7 +37,7 @@ async def one(store: str, latency_s: float, clients: int, requests: int, folder:
         Planfix(running.url, clients=clients) as planfix,
     ):
         list_id = await planfix.create_list("Клиенты")
-        await planfix.burst(list(islice(planfix.updates(list_id, 10_000_000), max(10, clients))))  # warm
+        await planfix.burst(list(islice(planfix.updates(list_id, 10_000_000), 5 + 2 * clients)))  # warm
         bodies = list(islice(planfix.updates(list_id, 1), requests))
         calls = service.calls
         async with running.meter() as meter:
@@ -55,12 +55,12 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
     case = Case(
         "Single updates",
         "One contact a request to one Mailchimp list (tag mode). Every request is durable before it is answered, and "
-        "is answered when the contact is at Mailchimp. The added latency is the p99 less one client's median.",
+        "is answered when the contact is at Mailchimp. The added latency is the p99 less one call of the ESP; what a "
+        "trivial endpoint's p99 is with as many clients, which send in turn from one core, is under Ceiling.",
         ("store", "ESP ms", "clients", "requests/s", "CPU ms/request", "p50 ms", "p99 ms", "calls/request"),
     )
     throughput: dict[str, list[tuple[float, float]]] = {}
     cpu: dict[str, list[tuple[float, float]]] = {}
-    alone_ms = 0.0
     for kind in ("SQLite", "PostgreSQL"):
         for latency_s in LATENCIES_S:
             for clients in CLIENTS:
@@ -85,14 +85,12 @@ async def run(new_database: Callable[[], Awaitable[str]], quick: bool) -> Case:
                     round(found.p99_ms, 1),
                     round(found.calls, 3),
                 )
-                if clients == 1:
-                    alone_ms = found.p50_ms
                 if headline:
                     cpu_ms = found.cpu_ms
                     case.target("CPU of a request, ms (64 clients, ESP 50 ms, SQLite)", round(cpu_ms, 3), 0.35)
                     times = round(NODE_RED_CPU_MS / cpu_ms, 2)
                     case.target("a Node-RED flow's CPU (1 ms) over the bridge's", times, 3, at_most=False)
-                    case.target("latency added at p99, ms", round(found.p99_ms - alone_ms, 1), 10)
+                    case.target("latency added at p99, ms", round(found.p99_ms - latency_s * 1000, 1), 10)
     case.curves += [
         Curve("Requests a second", "clients", "requests/s", throughput),
         Curve("CPU of a request", "clients", "ms", cpu),
