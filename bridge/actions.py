@@ -1,7 +1,8 @@
 """What each of Planfix's four actions means for lists and contacts."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from bridge.changes import DROP_CONTACT_ID, Change, Kind
@@ -30,15 +31,15 @@ from bridge.replies import (
     Unavailable,
 )
 from bridge.store import IN_USE, ListClosed, ListState, MappedList
-from bridge.tickets import Ticket, Tickets
+from bridge.tickets import REJECTED_SHOWN, Ticket, Tickets
 from providers.base import AuthFailed, Reason, Refused, Transient, Unsupported
 
 ASYNCHRONOUS_REPLY_S: Final = 1.0
 """How long an answer waits for a provider that works changes off later: long enough to hear that a key is refused.
 Planfix sends one request at a time; waiting out every job would stall its account."""
 
-IN_THREAD_OVER_CONTACTS: Final = 1000
-"""More contacts are worked on in a thread: other requests need not wait for it."""
+STORED_AT_ONCE: Final = 1000
+"""About so many contacts of an import go into one commit: other requests are stored in between."""
 
 
 class Actions:
@@ -132,20 +133,17 @@ class Actions:
             self._lists.forget(mapped)
 
     async def _import(self, account: Account, request: ImportContacts) -> Outcome:
-        contacts = request.contacts
-        if len(contacts) > IN_THREAD_OVER_CONTACTS:
-            changes = await asyncio.to_thread(_present, contacts, self._clock.now())
-        else:
-            changes = _present(contacts, self._clock.now())
-        refusals = [Refusal(contact.id, contact.problem) for contact in contacts if contact.problem]
-        contacts.clear()  # whoever waits for the answer still holds the request
-        return await self._change(account, request.list_id, changes, refusals)
+        refusals = [Refusal(contact.id, contact.problem) for contact in request.contacts if contact.problem]
+        # The last one of an id counts.
+        contacts = list({contact.id: contact for contact in request.contacts if contact.problem is None}.values())
+        request.contacts.clear()  # whoever waits for the answer still holds the request
+        return await self._change(account, request.list_id, _present(contacts, self._clock.now()), refusals)
 
     async def _update(self, account: Account, request: UpdateContact) -> Outcome:
         contact = request.contact
         present = request.change != "delete"
         if present and contact.problem is Reason.INVALID_ADDRESS:
-            return await self._change(account, request.list_id, [], [Refusal(contact.id, contact.problem)])
+            return await self._change(account, request.list_id, (), [Refusal(contact.id, contact.problem)])
         change = Change(
             contact.id,
             # A contact whose address was emptied in Planfix has nothing to be mailed to any more.
@@ -159,7 +157,7 @@ class Actions:
         return await self._change(account, request.list_id, [change], [])
 
     async def _change(
-        self, account: Account, list_id: str, changes: list[Change], refusals: Sequence[Refusal]
+        self, account: Account, list_id: str, changes: Iterable[Change], refusals: Sequence[Refusal]
     ) -> Outcome:
         mapped = await self._lists.resolve(account, list_id)
         if mapped is None:
@@ -172,53 +170,64 @@ class Actions:
             self._lists.forget(mapped)
             return Failure("list_deleted")
 
-    async def _carry_out(self, mapped: MappedList, changes: list[Change], refusals: Sequence[Refusal]) -> Outcome:
-        """Stores the changes, waits a while for their outcomes, and says what is known then; nothing is left in
-        `changes` then. Raises ListClosed."""
-        if not changes:
-            return Tally(rejected=tuple(refusals), rejected_count=len(refusals))
-        ticket = await self._intake.put(mapped, changes)
-        changes.clear()  # they are in the store: of a large import nothing else is held while it is waited for
+    async def _carry_out(self, mapped: MappedList, changes: Iterable[Change], refusals: Sequence[Refusal]) -> Outcome:
+        """Stores the changes part by part, waits a while for their outcomes, and says what is known then. Raises
+        ListClosed."""
+        tickets: list[Ticket] = []
+        rest, size = iter(changes), self._stored_at_once(mapped)
         try:
-            failure = await self._wait(mapped, ticket)
+            while part := list(islice(rest, size)):
+                tickets.append(await self._intake.put(mapped, part))
+            failure = await self._wait(mapped, tickets) if tickets else None
         finally:
-            self._tickets.close(ticket)
-        rejected = (*refusals, *(Refusal(contact_id, reason) for contact_id, reason in ticket.rejected))
+            for ticket in tickets:
+                self._tickets.close(ticket)
+        told = [Refusal(contact_id, reason) for ticket in tickets for contact_id, reason in ticket.rejected]
         return Tally(
-            delivered=ticket.delivered,
-            pending=ticket.pending,
-            rejected=rejected,
-            rejected_count=len(refusals) + ticket.rejected_count,
+            delivered=sum(ticket.delivered for ticket in tickets),
+            pending=sum(ticket.pending for ticket in tickets),
+            rejected=(*refusals, *told[:REJECTED_SHOWN]),
+            rejected_count=len(refusals) + sum(ticket.rejected_count for ticket in tickets),
             failure=failure,
         )
 
-    async def _wait(self, mapped: MappedList, ticket: Ticket) -> Failure | None:
-        if ticket.provider != mapped.provider:
+    def _stored_at_once(self, mapped: MappedList) -> int:
+        """How many changes go into one commit: full batches, for delivery begins with the first."""
+        try:
+            batch_size = self._providers.get(mapped.provider).limits.batch_size
+        except ProviderMissing:
+            return STORED_AT_ONCE
+        return batch_size * max(1, STORED_AT_ONCE // batch_size)
+
+    async def _wait(self, mapped: MappedList, tickets: Sequence[Ticket]) -> Failure | None:
+        provider = tickets[-1].provider
+        if provider != mapped.provider:
             self._lists.forget(mapped)  # it has moved, or is about to
-        if ticket.provider is None or ticket.is_postponed:
+        if provider is None or all(ticket.is_postponed for ticket in tickets):
             return None
         try:
-            courier = self._couriers.of(mapped.account, ticket.provider)
+            courier = self._couriers.of(mapped.account, provider)
         except ProviderMissing:
             return Failure("provider_missing")
         if courier.health.state is State.KEY_REFUSED:
             return Failure("auth_failed")
         if courier.health.state is State.UP:
-            asynchronous = self._providers.get(ticket.provider).capabilities.asynchronous
+            asynchronous = self._providers.get(provider).capabilities.asynchronous
             wait_s = min(self.reply_within_s, ASYNCHRONOUS_REPLY_S) if asynchronous else self.reply_within_s
-            await self._clock.wait(ticket.ended, wait_s)
-        if ticket.pending and not courier.is_leading:
-            await self._elsewhere.refresh(ticket)
-        return Failure("auth_failed") if ticket.key_refused else None
+            until = self._clock.now() + wait_s
+            for ticket in tickets:
+                if (left_s := until - self._clock.now()) > 0:
+                    await self._clock.wait(ticket.ended, left_s)
+        if not courier.is_leading:
+            for ticket in tickets:
+                if ticket.pending:
+                    await self._elsewhere.refresh(ticket)
+        return Failure("auth_failed") if any(ticket.key_refused for ticket in tickets) else None
 
 
-def _present(contacts: Sequence[WireContact], now: float) -> list[Change]:
-    """A change for each contact that has no problem; the last one of an id counts."""
-    changes = {
-        contact.id: Change(
-            contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now
-        )
-        for contact in contacts
-        if contact.problem is None
-    }
-    return list(changes.values())
+def _present(contacts: list[WireContact], now: float) -> Iterator[Change]:
+    """A change for each contact; who was given is not held here any more."""
+    contacts.reverse()
+    while contacts:
+        contact = contacts.pop()
+        yield Change(contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from mailchimp_marketing.api.lists_api import ListsApi
@@ -40,6 +41,7 @@ MEMBER_PARTS = ("id", "email_address", "status", "merge_fields")
 _HOW = {"cleaned": BOUNCED, "transactional": "never_subscribed"}
 
 
+@lru_cache(maxsize=10_000)  # a batch asks five times for each of its addresses
 def hash_of(address: str) -> str:
     """A member's id: MD5 of the lower-case address (Mailchimp's contract)."""
     return hashlib.md5(address.lower().encode(), usedforsecurity=False).hexdigest()
@@ -48,6 +50,8 @@ def hash_of(address: str) -> str:
 def former_of(contact: Contact) -> list[str]:
     """The ids under which the contact may still be known, its present address's not among them."""
     told = [hash_of(contact.old_address) if contact.old_address else None, contact.provider_contact_id]
+    if told == [None, None]:
+        return []
     present = hash_of(contact.address) if contact.address else None
     return list(dict.fromkeys(h for h in told if h and h != present))
 
