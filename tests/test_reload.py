@@ -278,21 +278,23 @@ async def test_a_provider_that_goes_ends_its_calls_and_tells_who_waits(http: Fil
     list_id = await http.new_list()
     old = http.provider
     http.esp.open.clear()
-    first = asyncio.create_task(http.add(list_id, 1))
-    await http.esp.until_called("upsert")
-    second = asyncio.create_task(http.add(list_id, 2))
-    await http.until_pending(2)
+    calling = []
+    for number in (1, 2):
+        calling.append(asyncio.create_task(http.add(list_id, number)))
+        await http.esp.until_called("upsert", number)
+    waiting = asyncio.create_task(http.add(list_id, 3))
+    await http.until_pending(3)
     other = {"other": {"type": "sandbox", "path": str(tmp_path / "sandbox.db")}}
     await http.reload(providers=other, accounts=account(provider="other"))
     assert not old.closed
     http.esp.open.set()
-    assert await first == SUCCESS
-    assert await second == {"success": True, "pending": 1}
+    assert await asyncio.gather(*calling) == [SUCCESS, SUCCESS]
+    assert await waiting == {"success": True, "pending": 1}
     assert http.clock.now() == DrivenClock().now(), "nobody waited for it"
     await http.until(lambda: _holds(old.closed))
     assert (await http.admin("/readyz")).body["providers"] == []
     assert b"planfix_bridge_provider_up{" not in (await http.admin("/metrics")).content, "an alarm that never ends"
-    assert [name for name, _ in http.esp.calls].count("upsert") == 1
+    assert [name for name, _ in http.esp.calls].count("upsert") == 2
 
 
 async def test_a_provider_that_comes_back_at_once_waits_for_its_own_last_calls(http: FileBench, tmp_path: Path) -> None:
