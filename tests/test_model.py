@@ -49,7 +49,7 @@ from tests.postbox import install
 
 T = TypeVar("T")
 
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "30"))
 """Lives on SQLite; a fifth of them on PostgreSQL. Run thousands by hand after a change of the core."""
 
 ORDINARY = ["a@x.test", "b@x.test", "c@x.test", "d@x.test", "e@x.test"]
