@@ -238,6 +238,13 @@ class Provider(ABC, Generic[SettingsT]):
     def members(self, list_id: str) -> AsyncIterator[Member]:
         """All members of a list page by page, those who opted out included where the ESP shows them."""
 
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Whoever the account sends no mail, on any list or on none, where the ESP keeps opt-outs for the account and
+        tells them with no removal. Of other services nobody."""
+        nobody: tuple[Member, ...] = ()
+        for member in nobody:
+            yield member
+
     async def upsert(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """Puts contacts on a list, makes or updates them; one outcome per contact, in order.
 

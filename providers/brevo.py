@@ -259,6 +259,11 @@ class BrevoProvider(RestProvider[BrevoSettings]):
                 provider_contact_id=one["email"].lower(),
             )
 
+    async def kept_out(self) -> AsyncIterator[Member]:
+        async for one in self._pages("kept_out", "/contacts", size=_PAGE):
+            if one.get("emailBlacklisted"):
+                yield Member(one["email"].lower(), MemberState.OPTED_OUT)
+
     async def choices(self) -> dict[str, list[Choice]]:
         return {
             "folder": [Choice(one["name"], one["name"]) async for one in self._pages("folders", "/contacts/folders")]

@@ -71,6 +71,20 @@ class _Late:
                     await self._keep_out(self.new, kept_out)
             if old.capabilities.forgets_opt_outs:
                 count += await self._carry_those_who_left(there)
+        return count + await self._carry_account(old)
+
+    async def _carry_account(self, old: Provider[Any]) -> int:
+        """Whoever the old account keeps out is out, also who left the list before and may be on it again by now."""
+        count = 0
+        async for batch in in_batches(old.kept_out()):
+            out = {self.store.fingerprints.of(member.address): member for member in batch}
+            unknown = await self._unknown(out)
+            await self._remember({f: member.how for f, member in unknown.items()})
+            asked = out if self.again else unknown
+            here = await self.store.moves.holders(self.original.id, list(asked))
+            count += len(here.keys() & unknown.keys())
+            if here and self.new is not None:
+                await self._keep_out(self.new, {f: asked[f] for f in here})
         return count
 
     async def _unknown(self, out: Mapping[bytes, Member]) -> dict[bytes, Member]:

@@ -196,6 +196,10 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
                     how=out.get(address, "unsubscribed"),
                 )
 
+    async def kept_out(self) -> AsyncIterator[Member]:
+        for address, how in (await self._account.kept_out()).items():
+            yield Member(address, MemberState.OPTED_OUT, how=how)
+
     # Upsert
 
     async def _upsert_part(self, list_id: str, part: Rows) -> Outcomes:

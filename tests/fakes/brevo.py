@@ -96,6 +96,7 @@ class FakeBrevo(FakeEsp):
             ("POST", "/contacts/lists/{list_id}/contacts/remove", self._remove),
             ("GET", "/contacts/attributes", self._get_attributes),
             ("POST", "/contacts/attributes/normal/{name}", self._post_attribute),
+            ("GET", "/contacts", self._get_contacts),
             ("POST", "/contacts", self._post_contact),
             ("POST", "/contacts/import", self._import),
             ("GET", "/contacts/{address}", self._get_contact),
@@ -176,6 +177,9 @@ class FakeBrevo(FakeEsp):
     def _delete_list(self, request: web.Request) -> web.Response:
         self.drop_list(self._list_of(request))
         return web.Response(status=204)
+
+    def _get_contacts(self, request: web.Request) -> web.Response:
+        return self._page(request, "contacts", [self._shown(person) for person in self.people.values()], 1000)
 
     def _get_members(self, request: web.Request) -> web.Response:
         list_id = self._list_of(request)
