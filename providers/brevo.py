@@ -260,6 +260,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
             )
 
     async def kept_out(self) -> AsyncIterator[Member]:
+        # "Get all the contacts" of Brevo's reference: every contact of the account, with its block.
         async for one in self._pages("kept_out", "/contacts", size=_PAGE):
             if one.get("emailBlacklisted"):
                 yield Member(one["email"].lower(), MemberState.OPTED_OUT)

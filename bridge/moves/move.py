@@ -33,7 +33,6 @@ PAGE: Final = 1000
 LEFT: Final = "left"
 """How somebody opted out who is not at a service any more that forgets opt-outs."""
 
-
 _THERE: Final = (Result.SENT, Result.MOVED)
 
 

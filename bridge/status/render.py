@@ -32,8 +32,9 @@ def set_up(app: web.Application) -> None:
         lstrip_blocks=True,
         filters=_FILTERS,
     )
-    # The extension adds this method.
-    environment.install_gettext_callables(_gettext, _ngettext, newstyle=True)  # type: ignore[attr-defined]
+    environment.install_gettext_callables(  # type: ignore[attr-defined]  # the extension adds this method
+        _gettext, _ngettext, newstyle=True
+    )
 
 
 def page(
