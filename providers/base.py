@@ -239,8 +239,9 @@ class Provider(ABC, Generic[SettingsT]):
         """All members of a list page by page, those who opted out included where the ESP shows them."""
 
     async def kept_out(self) -> AsyncIterator[Member]:
-        """Whoever the account sends no mail, on any list or on none, where the ESP keeps opt-outs for the account and
-        tells them with no removal. Of other services nobody."""
+        """Whoever the account sends no mail for having opted out, on any list or on none: what a move to another
+        service must know and `members` does not show. Bounces too, where the ESP tells them along. Nobody where the
+        ESP knows opt-outs of lists only."""
         nobody: tuple[Member, ...] = ()
         for member in nobody:
             yield member

@@ -52,10 +52,10 @@ Statuses = Mapping[str, int]
 """An address's status in each book that has it, by the book's id."""
 
 
-def _kept_out(list_id: str, statuses: Statuses) -> str | None:
+def _kept_out(list_id: str, statuses: Statuses, blacklisted: bool = False) -> str | None:
     """How an address is kept out of mail to a book, None when it is not."""
     here = statuses.get(list_id, 0)
-    if here in _OUT or _OUT_OF_ALL in statuses.values():
+    if blacklisted or here in _OUT or _OUT_OF_ALL in statuses.values():
         return "unsubscribed"
     return BOUNCED if here > _OUT_OF_ALL else None
 
@@ -91,10 +91,7 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
         proof=Proof.OFFICIAL_SPEC,
     )
     limits = Limits(
-        batch_size=500,
-        parallel_calls=4,
-        list_name_chars=200,
-        calls="10 a second; 1,000 a minute on the free plan",
+        batch_size=500, parallel_calls=4, list_name_chars=200, calls="10 a second; 1,000 a minute on the free plan"
     )
     default_base_url = "https://api.sendpulse.com"
     errors = ErrorTable(
@@ -133,16 +130,19 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
 
     async def delete_list(self, list_id: str) -> None:
         """Puts who has unsubscribed from the book on the blacklist first: their marks go with it."""
-        if not self.is_list(list_id):
-            return
+        if self.is_list(list_id):
+            await self._put_on_blacklist([address async for address in self._out_in(list_id, _OUT)])
+            await self.call("delete_list", "DELETE", "/addressbooks/{}", list_id, accept=[404])
+
+    async def _out_in(self, list_id: str, statuses: Container[int]) -> AsyncIterator[str]:
+        """The addresses of these statuses, none of which gets mail, in a book; nobody in one that is gone."""
         try:
-            inactive = [one async for one in self._pages("opt_outs", _EMAILS, list_id, not_active=True)]
+            async for one in self._pages("opt_outs", _EMAILS, list_id, not_active=True):
+                if int(one["status"]) in statuses:
+                    yield one["email"].lower()
         except CallRefused as refused:
-            if refused.reason is Reason.LIST_GONE:
-                return
-            raise
-        await self._put_on_blacklist(one["email"] for one in inactive if int(one["status"]) in _OUT)
-        await self.call("delete_list", "DELETE", "/addressbooks/{}", list_id, accept=[404])
+            if refused.reason is not Reason.LIST_GONE:
+                raise
 
     # The steps of an upsert and a removal
 
@@ -157,7 +157,7 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
         found: list[Found | None] = []
         for address in (contact.known_by.lower() for contact in contacts):
             statuses = known.get(address, {})
-            how = "unsubscribed" if address in blacklist else _kept_out(list_id, statuses)
+            how = _kept_out(list_id, statuses, address in blacklist)
             there = Found(address, address, how, on_list=list_id in statuses)
             found.append(there if how or there.on_list else None)
         return found
@@ -266,16 +266,25 @@ class SendPulseProvider(RestProvider[SendPulseSettings]):
             address, status = one["email"].lower(), int(one["status"])
             told = one.get("variables")
             variables = told if isinstance(told, dict) else {}  # none at all come as an empty list
-            out = address in blacklist or _kept_out(list_id, {list_id: status})
+            how = _kept_out(list_id, {list_id: status}, address in blacklist)
             subscribed = MemberState.PENDING if status in _WAITING else MemberState.SUBSCRIBED
             yield Member(
                 address=address,
-                state=MemberState.OPTED_OUT if out else subscribed,
+                state=MemberState.OPTED_OUT if how else subscribed,
                 first_name=str(variables.get(self.settings.first_name) or ""),
                 last_name=str(variables.get(self.settings.last_name) or ""),
                 id=str(variables[PLANFIX_ID]) if PLANFIX_ID in variables else None,
                 provider_contact_id=address,
+                how=how or "unsubscribed",
             )
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Whoever is on the blacklist, or out of all books by the word of any one: not every book has everybody."""
+        for address in await self._blacklist():
+            yield Member(address, MemberState.OPTED_OUT)
+        async for list_id, _ in self.lists():
+            async for address in self._out_in(list_id, {_OUT_OF_ALL}):
+                yield Member(address, MemberState.OPTED_OUT)
 
     def checks(self) -> Sequence[Check]:
         return (self._check_lists, self._check_plan)

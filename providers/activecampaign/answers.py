@@ -1,10 +1,12 @@
-"""What ActiveCampaign's answers mean: its errors, a contact's status on a list, and a page of contacts."""
+"""What ActiveCampaign's answers mean: its errors, a contact's status on a list, and a page of contacts. What it is told
+of a contact by an import."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from providers.answers import Answer, ErrorTable
-from providers.base import BOUNCED, ContactRefused, Member, MemberState, Reason, Transient
+from providers.base import BOUNCED, Contact, ContactRefused, Member, MemberState, Reason, Transient
+from providers.names import name_fields
 
 # A contact's status on a list. "91" and others that nobody documents count as opted out.
 UNCONFIRMED: Final = "0"
@@ -66,12 +68,25 @@ def members_on(page: Any, list_id: str, field_id: str | None) -> Iterator[Member
     for person in page["contacts"]:
         status = statuses.get(str(person["id"]))
         if status is not None:
+            how = kept_out(status)
             subscribed = MemberState.PENDING if status == UNCONFIRMED else MemberState.SUBSCRIBED
             yield Member(
                 address=person["email"].lower(),
-                state=MemberState.OPTED_OUT if kept_out(status) else subscribed,
+                state=MemberState.OPTED_OUT if how else subscribed,
                 first_name=person.get("firstName") or "",
                 last_name=person.get("lastName") or "",
                 id=ids.get(str(person["id"])),
                 provider_contact_id=person["email"].lower(),
+                how=how or "unsubscribed",
             )
+
+
+def row_of(contact: Contact, tag_name: str, field_id: str, list_id: str) -> dict[str, Any]:
+    """A contact as an import takes it, where names are called otherwise than by all other calls."""
+    row = {
+        "email": contact.address,
+        "fields": [{"id": int(field_id), "value": contact.id}],
+        "tags": [tag_name],
+        "subscribe": [{"listid": int(list_id)}],
+    }
+    return row | name_fields(contact, "first_name", "last_name")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from msgspec import Meta
 
-from providers.activecampaign.answers import ACTIVE, ERRORS, UNSUBSCRIBED, is_gone, kept_out, members_on
+from providers.activecampaign.answers import ACTIVE, ERRORS, UNSUBSCRIBED, is_gone, kept_out, members_on, row_of
 from providers.answers import CallRefused
 from providers.base import (
     Capabilities,
@@ -15,6 +15,7 @@ from providers.base import (
     Finding,
     Limits,
     Member,
+    MemberState,
     Message,
     OptedOut,
     Outcome,
@@ -24,7 +25,7 @@ from providers.base import (
     Secret,
     Settings,
 )
-from providers.http import Auth, HeaderAuth
+from providers.http import Auth, HeaderAuth, Query
 from providers.jobs import Polling, follow
 from providers.names import name_fields, without
 from providers.pace import Rate
@@ -36,6 +37,7 @@ SINGLE_UP_TO: Final = 10  # contacts that go one by one: imports are meant for m
 FIELD: Final = "Planfix ID"
 _API: Final = "/api/3"
 _PAGE: Final = 100
+_ANY_STATUS: Final[Query] = {"status": -1, "include": "contactLists,fieldValues", "limit": _PAGE, "orders[id]": "ASC"}
 _JOB_ENDED: Final = frozenset({"completed", "failed", "interrupted"})  # "status" is false until a job has one
 
 
@@ -176,16 +178,7 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
     async def _import(self, list_id: str, tag_name: str, field_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """One job for all. It subscribes nobody who has unsubscribed from the list. Whom it could not take goes alone,
         which tells why."""
-        rows = [
-            {
-                "email": contact.address,
-                "fields": [{"id": int(field_id), "value": contact.id}],
-                "tags": [tag_name],
-                "subscribe": [{"listid": int(self.settings.list_id)}],
-            }
-            | name_fields(contact, "first_name", "last_name")
-            for contact in contacts
-        ]
+        rows = [row_of(contact, tag_name, field_id, self.settings.list_id) for contact in contacts]
         async with self.job(list_id, contacts):
             path = f"{_API}/import/bulk_import"
             started = await self.call("import", "POST", path, json={"contacts": rows}, bucket="imports")
@@ -254,18 +247,23 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         await self.require_there(list_id)
+        async for member in self._people("members", tagid=list_id):
+            yield member
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        # `listid` and `status` are of the reference of GET /contacts. Any status is asked for: the filters 2 and 3
+        # would leave out those that nobody documents.
+        async for member in self._people("kept_out", listid=self.settings.list_id):
+            if member.state is MemberState.OPTED_OUT:
+                yield member
+
+    async def _people(self, operation: str, **of: str) -> AsyncIterator[Member]:
+        """The contacts of a tag or list that have any status on the list of the settings."""
         field_id = await self._find_field()
 
         async def page_after(last_id: str | None) -> tuple[list[Member], str | None]:
-            query: dict[str, str | int] = {
-                "tagid": list_id,
-                "status": -1,  # any
-                "include": "contactLists,fieldValues",
-                "limit": _PAGE,
-                "orders[id]": "ASC",
-                "id_greater": last_id or "0",
-            }
-            page = (await self.call("members", "GET", f"{_API}/contacts", query=query)).json()
+            query = {**of, **_ANY_STATUS, "id_greater": last_id or "0"}
+            page = (await self.call(operation, "GET", f"{_API}/contacts", query=query)).json()
             people = page["contacts"]
             members = list(members_on(page, self.settings.list_id, field_id))
             return members, str(people[-1]["id"]) if len(people) == _PAGE else None

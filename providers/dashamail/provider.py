@@ -62,6 +62,8 @@ class DashaMailProvider(DashaMailApi):
             "An address cannot be changed: the new one is a new member, and the old one leaves the base.",
             "Members can only be deleted one by one: large removals take long.",
             "A deleted base takes the opt-outs of its members with it; only the bridge remembers those it has learnt.",
+            "No method lists DashaMail's black list, where somebody is kept out who is in no base any more: a move to"
+            " another service does not hear of it.",
         ),
     )
     limits = Limits(batch_size=10_000, parallel_calls=4, list_name_chars=100)
@@ -269,6 +271,7 @@ class DashaMailProvider(DashaMailApi):
                 last_name=str(row.get(last) or ""),
                 id=str(row.get(planfix_id) or "") or None,
                 provider_contact_id=record.id,
+                how=record.opted_out or "unsubscribed",
             )
 
     def checks(self) -> Sequence[Check]:

@@ -14,6 +14,7 @@ from providers.getresponse.records import (
     SEARCHED_AT_ONCE,
     KeyAndDomain,
     is_retired,
+    masks_in,
     retired_name,
     search_of,
     who_left,
@@ -146,10 +147,12 @@ class GetResponseApi(RestProvider[GetResponseSettings], ABC):
 
     async def blocklist(self, list_id: str) -> set[str]:
         """The addresses and domains that the account or the list blocks, in small letters."""
-        account = await self.call("blocklist", "GET", "/accounts/blocklists")
+        of_account = await self.account_blocklist()
         of_list = await self.call("blocklist", "GET", "/campaigns/{}/blocklists", list_id, accept=[404])
-        told = [account, of_list] if of_list.status != 404 else [account]
-        return {mask.lower() for answer in told for mask in answer.json()["masks"]}
+        return of_account if of_list.status == 404 else of_account | masks_in(of_list)
+
+    async def account_blocklist(self) -> set[str]:
+        return masks_in(await self.call("blocklist", "GET", "/accounts/blocklists"))
 
     async def delete(self, contact_id: str) -> None:
         """Never with a message id, which would make the removal an unsubscription."""

@@ -208,14 +208,25 @@ class GetResponseProvider(GetResponseApi):
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         """Those who are on the list, then those who left it by themselves. Memory holds the addresses of all."""
         await self.require_there(list_id)
+        masks = await self.blocklist(list_id)
         seen: set[str] = set()
         async for one in self.contacts(list_id):
             address = one["email"].lower()
             seen.add(address)
-            yield Member(address, MemberState.SUBSCRIBED, one.get("name") or "", provider_contact_id=address)
+            if address in masks:
+                yield Member(address, MemberState.OPTED_OUT, provider_contact_id=address, how=BLOCKED)
+            else:
+                yield Member(address, MemberState.SUBSCRIBED, one.get("name") or "", provider_contact_id=address)
         for address, how in (await self.all_who_left(list_id)).items():
             if how is not None and address not in seen:
-                yield Member(address, MemberState.OPTED_OUT, provider_contact_id=address)
+                yield Member(address, MemberState.OPTED_OUT, provider_contact_id=address, how=how)
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Whom the account's blocklist names: all in one answer, by the API description. Who left a list may be on
+        another, and is told by the members of the one."""
+        for mask in sorted(await self.account_blocklist()):
+            if not mask.startswith("@"):  # a domain that is blocked says nothing of the person
+                yield Member(mask, MemberState.OPTED_OUT, how=BLOCKED)
 
     # Check
 

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from providers.answers import ErrorTable
+from providers.answers import Answer, ErrorTable
 from providers.base import BOUNCED, AuthFailed, Contact, Reason, Secret, Transient
 from providers.concurrency import chunks
 from providers.http import Auth, HttpClient, Outgoing
@@ -91,6 +91,11 @@ _HOW: Final[Mapping[Any, str | None]] = {
     "complaint": "complained",
     "blacklisted": BLOCKED,
 }
+
+
+def masks_in(answer: Answer) -> set[str]:
+    """The addresses and domains of a blocklist, in small letters."""
+    return {mask.lower() for mask in answer.json()["masks"]}
 
 
 def is_blocked(address: str, masks: Collection[str]) -> bool:

@@ -39,6 +39,10 @@ class Preferences:
         answer = await self._call("types", "GET", f"{_PREFERENCES}/definitions")
         return [str(one["id"]) for one in answer.json()["results"]]
 
+    async def properties(self) -> list[str]:
+        """The properties of contacts that tell opt-outs: from all mail, and from each subscription type."""
+        return ["hs_email_optout", *(f"hs_email_optout_{one}" for one in await self.types())]
+
     async def of(self, address: str) -> OptOuts:
         """Raises ContactRefused for an address that HubSpot does not take."""
         wide = await self._read(f"{_STATUSES}/unsubscribe-all", address)

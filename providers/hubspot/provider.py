@@ -1,6 +1,6 @@
 """HubSpot: static lists of contacts (CRM API v3). Quirks: docs/providers/hubspot.md."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final
 
@@ -26,8 +26,9 @@ from providers.base import (
     redact,
 )
 from providers.concurrency import chunks
-from providers.http import Auth, HeaderAuth
+from providers.http import Auth, HeaderAuth, Query
 from providers.hubspot.preferences import OptOuts, Preferences
+from providers.hubspot.records import PLANFIX_ID, members_in, reason_of
 from providers.names import name_fields, without
 from providers.pace import Rate
 from providers.paging import by_cursor
@@ -35,7 +36,6 @@ from providers.plan import Found
 from providers.rest import Check, Needed, RestProvider
 
 AT_ONCE: Final = 100  # contacts in one upsert or read
-PLANFIX_ID: Final = "planfix_id"
 _CONTACTS: Final = "/crm/v3/objects/contacts"
 _LISTS: Final = "/crm/v3/lists"
 _PROPERTIES: Final = "/crm/v3/properties/contacts"
@@ -73,6 +73,7 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
         unsupported=(
             "Making contacts marketing contacts: HubSpot lets no API do that. Contacts that are none get no marketing"
             " mail until somebody sets them, or a workflow or the settings of new contacts do.",
+            "Telling another service of opt-outs that no contact of HubSpot has, or only as an additional address.",
         ),
     )
     limits = Limits(
@@ -196,11 +197,11 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
             if refused.status not in (400, 409):
                 raise
             self._property.forget()  # somebody may have deleted it
-            raise ContactRefused(_reason(refused.answer.text()), refused.detail) from refused
+            raise ContactRefused(reason_of(refused.answer.text()), refused.detail) from refused
         told = answer.json()
         ids = {result["objectWriteTraceId"]: str(result["id"]) for result in told["results"]}
         refusals = {
-            trace: Rejected(_reason(str(error)), redact(str(error.get("message"))))
+            trace: Rejected(reason_of(str(error)), redact(str(error.get("message"))))
             for error in told.get("errors") or ()
             for trace in (error.get("context") or {}).get("objectWriteTraceId") or ()
         }
@@ -240,18 +241,29 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         await self.require_there(list_id)
-        opt_outs = ["hs_email_optout", *(f"hs_email_optout_{one}" for one in await self._preferences.types())]
+        opt_outs = await self._preferences.properties()
         properties = ["email", "firstname", "lastname", PLANFIX_ID, *opt_outs]
+        async for page in self._pages("members", f"{_LISTS}/{{}}/memberships", list_id, query={"limit": 250}):
+            for member in members_in(await self._read([str(one["recordId"]) for one in page], properties), opt_outs):
+                yield member
 
-        async def page_after(after: str | None) -> tuple[list[Member], str | None]:
-            query = {"limit": "250"} | ({"after": after} if after else {})
-            page = (await self.call("members", "GET", f"{_LISTS}/{{}}/memberships", list_id, query=query)).json()
-            people = await self._read([str(one["recordId"]) for one in page["results"]], properties)
-            following = ((page.get("paging") or {}).get("next") or {}).get("after")
-            return [_member(one, opt_outs) for one in people if one["properties"].get("email")], following
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Of all contacts: a search, which could be for those who are out alone, ends after 10,000. Addresses without a
+        contact are in the legacy subscriptions timeline alone, every change of it, which wants another scope."""
+        opt_outs = await self._preferences.properties()
+        query: Query = {"limit": AT_ONCE, "properties": ",".join(["email", *opt_outs])}
+        async for page in self._pages("kept_out", _CONTACTS, query=query):
+            for member in members_in(page, opt_outs):
+                if member.state is MemberState.OPTED_OUT:
+                    yield member
 
-        async for member in by_cursor(page_after):
-            yield member
+    def _pages(self, operation: str, template: str, *parts: object, query: Query) -> AsyncIterator[list[Any]]:
+        async def page_after(after: str | None) -> tuple[list[list[Any]], str | None]:
+            asked = {**query, "after": after} if after else query
+            page = (await self.call(operation, "GET", template, *parts, query=asked)).json()
+            return [page["results"]], ((page.get("paging") or {}).get("next") or {}).get("after")
+
+        return by_cursor(page_after)
 
     def checks(self) -> Sequence[Check]:
         return (self._check_contacts, self._check_lists, self._check_preferences, self._check_property)
@@ -287,20 +299,3 @@ class HubSpotProvider(RestProvider[HubSpotSettings]):
         body = {"name": PLANFIX_ID, "label": "Planfix ID", "groupName": "contactinformation", "type": "string"}
         await self.call("create_property", "POST", _PROPERTIES, json=body | {"fieldType": "text"})
         return PLANFIX_ID
-
-
-def _reason(said: str) -> Reason:
-    return Reason.INVALID_ADDRESS if "INVALID_EMAIL" in said else Reason.CONTACT_REFUSED
-
-
-def _member(record: Any, opt_outs: Iterable[str]) -> Member:
-    told = record["properties"]
-    out = any(told.get(name) == "true" for name in opt_outs)
-    return Member(
-        address=told["email"].lower(),
-        state=MemberState.OPTED_OUT if out else MemberState.SUBSCRIBED,
-        first_name=told.get("firstname") or "",
-        last_name=told.get("lastname") or "",
-        id=told.get(PLANFIX_ID),
-        provider_contact_id=str(record["id"]),
-    )

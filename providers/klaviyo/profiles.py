@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from providers.base import BOUNCED, Contact, Delivered, OptedOut, Outcome, Transient
+from providers.base import BOUNCED, Contact, Delivered, Member, MemberState, OptedOut, Outcome, Transient
 from providers.http import json_body
 from providers.names import name_fields
 from providers.plan import Found
@@ -34,9 +34,9 @@ def record_of(profile: Mapping[str, Any]) -> Found:
     return Found(profile["id"], profile["attributes"].get("email") or "")
 
 
-def found_in(list_id: str, profile: Mapping[str, Any]) -> Found:
+def found_in(list_id: str | None, profile: Mapping[str, Any]) -> Found:
     """A profile that was asked for with its subscriptions. It is kept out by what holds for all mail and by what holds
-    for this list. Raises Transient when the subscriptions, which may be null, are not told."""
+    for this list, if any. Raises Transient when the subscriptions, which may be null, are not told."""
     told = profile["attributes"]
     if "subscriptions" not in told:
         raise Transient("a profile without its subscriptions: nobody knows whether it may be mailed")
@@ -49,6 +49,20 @@ def found_in(list_id: str, profile: Mapping[str, Any]) -> Found:
         reasons.add("unknown")
     how = BOUNCED if reasons <= _OF_ADDRESS else "complained" if "SPAM_COMPLAINT" in reasons else "unsubscribed"
     return replace(record_of(profile), opted_out=how if reasons else None)
+
+
+def member_of(list_id: str | None, profile: Mapping[str, Any]) -> Member:
+    """A profile with an address, as `found_in` judges it."""
+    told, record = profile["attributes"], found_in(list_id, profile)
+    return Member(
+        address=record.address.lower(),
+        state=MemberState.OPTED_OUT if record.opted_out else MemberState.SUBSCRIBED,
+        first_name=told.get("first_name") or "",
+        last_name=told.get("last_name") or "",
+        id=(told.get("properties") or {}).get(PLANFIX_ID),
+        provider_contact_id=record.address.lower(),
+        how=record.opted_out or "unsubscribed",
+    )
 
 
 def outcome_of(contact: Contact, record: Found) -> Outcome:

@@ -2,14 +2,10 @@
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Annotated, Any, ClassVar, Final
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Final
 
-from msgspec import Meta
-
-from providers.answers import Answer, CallRefused, ErrorTable, addresses_in
+from providers.answers import Answer, CallRefused, addresses_in
 from providers.base import (
-    AuthFailed,
     Capabilities,
     Contact,
     ContactRefused,
@@ -23,19 +19,15 @@ from providers.base import (
     Proof,
     Reason,
     Rejected,
-    Secret,
-    Settings,
     Transient,
     redact,
 )
 from providers.concurrency import chunks, chunks_within
-from providers.http import Auth, HeaderAuth, Query, chunks_in_query, json_body
-from providers.jobs import Polling, follow
-from providers.klaviyo.profiles import PLANFIX_ID, data_of, found_in, outcome_of, profile_of, record_of, weight_bytes
-from providers.pace import Rate
-from providers.paging import by_cursor
+from providers.http import Query, chunks_in_query, json_body
+from providers.klaviyo.api import KlaviyoApi, KlaviyoSettings
+from providers.klaviyo.profiles import data_of, found_in, member_of, outcome_of, profile_of, record_of, weight_bytes
 from providers.plan import Found, without_refused_rows
-from providers.rest import Check, RestProvider
+from providers.rest import Check
 
 SINGLE_UP_TO: Final = 50  # contacts that go one by one: Klaviyo wants jobs for large numbers only
 IMPORTED_AT_ONCE: Final = 10_000
@@ -43,17 +35,16 @@ IMPORT_MAX_BYTES: Final = 5_000_000 - 1000  # less the frame around the profiles
 RELATED_AT_ONCE: Final = 1000  # profiles put on a list or taken off it
 SUPPRESSED_AT_ONCE: Final = 100
 LOOKED_UP_AT_ONCE: Final = 100  # a page
-_PAGE: Final = 100
 _LISTS_PAGE: Final = 10
 _SUBSCRIPTIONS: Final[Query] = {"additional-fields[profile]": "subscriptions"}
+# Each suppression has a date; the filter is an example in the changelog of klaviyo-api, 6.0.0.
+_EVER_SUPPRESSED: Final = "greater-than(subscriptions.email.marketing.suppression.timestamp,1970-01-01T00:00:00Z)"
+# Klaviyo's guide to its Profiles API: "Get excluded profiles by list ID"; the operator is of the reference.
+_LEFT: Final = 'equals(subscriptions.email.marketing.list_suppressions.list_id,"{}")'
 _ROW: Final = re.compile(rb"/profiles/data/(\d+)")
 
 
-class KlaviyoSettings(Settings, frozen=True, kw_only=True):
-    api_key: Annotated[Secret, Meta(description="a private API key, pk_... (Settings, API keys)")]
-
-
-class KlaviyoProvider(RestProvider[KlaviyoSettings]):
+class KlaviyoProvider(KlaviyoApi):
     """Lists. A profile is the account's and is on any number of lists; being on a list and being allowed to be mailed
     are two things, and the bridge changes only the first. The address is the id: imports tell no other."""
 
@@ -80,34 +71,15 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
         calls="75 a second and 750 a minute; 10 and 150 for lists and imports; 150 new lists a day",
     )
     list_id_pattern = r"[A-Za-z0-9]{1,64}"
-    default_base_url = "https://a.klaviyo.com/api"
-    headers: ClassVar = {
-        "Accept": "application/vnd.api+json",
-        "Content-Type": "application/vnd.api+json",
-        "revision": "2026-07-15",
-    }
-    errors = ErrorTable(
-        codes=lambda body: [error["code"] for error in body["errors"]],
-        by_status={410: AuthFailed},  # this revision has ended: changes are kept until the bridge is newer
-        marks=frozenset({"errors"}),
-    )
-    rates: ClassVar = {"": [Rate(75), Rate(700, 60)], "lists": [Rate(10), Rate(150, 60)]}
     key_advice = Message(
         "Make a private API key in Klaviyo (Settings, API keys) with full access to lists and profiles and to"
         " subscriptions. If Klaviyo says that the revision is gone, install a newer bridge."
     )
-    polling: ClassVar = Polling(first_s=2, longest_s=30, budget_s=1800)
-
-    def __init__(self, settings: KlaviyoSettings) -> None:
-        super().__init__(settings)
-
-    def auth(self) -> Auth:
-        return HeaderAuth(self.settings.api_key, prefix="Klaviyo-API-Key ")
 
     # Lists
 
     async def lists(self) -> AsyncIterator[tuple[str, str]]:
-        async for one in self._pages("lists", "/lists", size=_LISTS_PAGE):
+        async for one in self.pages("lists", "/lists", size=_LISTS_PAGE):
             yield one["id"], one["attributes"]["name"]
 
     async def has_list(self, list_id: str) -> bool:
@@ -139,7 +111,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
 
         async def some(addresses: Sequence[str]) -> None:
             query: Query = {"filter": f"any(email,{json_body(addresses).decode()})", **also}
-            async for profile in self._pages("find", "/profiles", query=query):
+            async for profile in self.pages("find", "/profiles", query=query):
                 record = read(profile)
                 found[record.address.lower()] = record
 
@@ -187,7 +159,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
         path = "/profile-bulk-import-jobs"
         try:
             async with self.job(list_id, contacts):
-                job = await self._done(await self.call("import", "POST", path, json=body, bucket="lists"), path)
+                job = await self.done(await self.call("import", "POST", path, json=body, bucket="lists"), path)
         except CallRefused as refused:
             await self.require_there(list_id, refused)
             if refused.status != 400:
@@ -209,7 +181,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
     async def _failed(self, job_id: str) -> dict[str, Rejected]:
         """Whom an import left out and why, by address."""
         named: dict[str, Rejected] = {}
-        async for error in self._pages("import_errors", "/profile-bulk-import-jobs/{}/import-errors", job_id):
+        async for error in self.pages("import_errors", "/profile-bulk-import-jobs/{}/import-errors", job_id):
             told = error["attributes"]
             about = Answer(200, {}, json_body(told.get("original_payload")))
             named |= dict.fromkeys(
@@ -230,7 +202,7 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
             people = [{"type": "profile", "attributes": {"email": contact.address}} for contact in some]
             body = data_of("profile-suppression-bulk-create-job", {"profiles": {"data": people}})
             try:
-                await self._done(await self.call("keep_out", "POST", path, json=body), path)
+                await self.done(await self.call("keep_out", "POST", path, json=body), path)
             except CallRefused as refused:
                 if refused.status != 400:
                     raise
@@ -245,18 +217,31 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
     # Reading
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
+        """Those who left the list by their own word come last: they are on it no more. Who was put on it again stays
+        out, and is told once."""
         await self.require_there(list_id)
-        async for profile in self._pages("members", "/lists/{}/profiles", list_id, query=_SUBSCRIPTIONS):
-            told = profile["attributes"]
-            if told.get("email"):  # who is known by telephone only is none of ours
-                yield Member(
-                    address=told["email"].lower(),
-                    state=MemberState.OPTED_OUT if found_in(list_id, profile).opted_out else MemberState.SUBSCRIBED,
-                    first_name=told.get("first_name") or "",
-                    last_name=told.get("last_name") or "",
-                    id=(told.get("properties") or {}).get(PLANFIX_ID),
-                    provider_contact_id=told["email"].lower(),
-                )
+        out: set[str] = set()
+        async for profile in self.pages("members", "/lists/{}/profiles", list_id, query=_SUBSCRIPTIONS):
+            if profile["attributes"].get("email"):  # who is known by telephone only is none of ours
+                member = member_of(list_id, profile)
+                if member.state is MemberState.OPTED_OUT:
+                    out.add(member.address)
+                yield member
+        async for member in self._out("members", list_id, _LEFT.format(list_id)):
+            if member.address not in out:
+                yield member
+
+    def kept_out(self) -> AsyncIterator[Member]:
+        return self._out("kept_out", None, _EVER_SUPPRESSED)
+
+    async def _out(self, operation: str, list_id: str | None, which: str) -> AsyncIterator[Member]:
+        """Who is out of a list, or of all mail where none is named, among the profiles of a filter."""
+        query: Query = {"filter": which, **_SUBSCRIPTIONS}
+        async for profile in self.pages(operation, "/profiles", query=query):
+            if profile["attributes"].get("email"):
+                member = member_of(list_id, profile)
+                if member.state is MemberState.OPTED_OUT:
+                    yield member
 
     def checks(self) -> Sequence[Check]:
         return (self._check_lists, self._check_profiles)
@@ -281,28 +266,3 @@ class KlaviyoProvider(RestProvider[KlaviyoSettings]):
             if answer.status == 404 and len(some) > 1 and await self.has_list(list_id):
                 # Somebody of them is gone, and nobody says that the others went off the list.
                 await self.one_by_one(some, lambda profile_id: self._relate(list_id, method, [profile_id]))
-
-    async def _done(self, started: Answer, path: str) -> Any:
-        """A job that was started, as it is at its end."""
-        job_id = started.json()["data"]["id"]
-
-        async def look() -> Any:
-            return (await self.call("job", "GET", path + "/{}", job_id, bucket="lists")).json()["data"]
-
-        job = await follow(look, lambda told: told["attributes"]["status"] in ("complete", "cancelled"), self.polling)
-        if job["attributes"]["status"] != "complete":
-            raise Transient("a job of Klaviyo was cancelled")
-        return job
-
-    def _pages(
-        self, operation: str, template: str, *parts: object, size: int = _PAGE, query: Query | None = None
-    ) -> AsyncIterator[Any]:
-        async def page_after(cursor: str | None) -> tuple[list[Any], str | None]:
-            asked: dict[str, Any] = {"page[size]": size, **(query or {})}
-            if cursor is not None:
-                asked["page[cursor]"] = cursor
-            told = (await self.call(operation, "GET", template, *parts, query=asked)).json()
-            following = parse_qs(urlsplit((told.get("links") or {}).get("next") or "").query)
-            return told["data"], following.get("page[cursor]", [None])[0]
-
-        return by_cursor(page_after)

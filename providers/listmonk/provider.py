@@ -15,6 +15,7 @@ from providers.base import (
     Finding,
     Limits,
     Member,
+    MemberState,
     Message,
     OptedOut,
     Outcome,
@@ -30,7 +31,7 @@ from providers.concurrency import chunks
 from providers.http import Auth, BasicAuth, chunks_in_query
 from providers.jobs import Polling
 from providers.listmonk.imports import import_new
-from providers.listmonk.records import NAME_CHARS, Record, changed_names, found_in, member_of, new_subscriber
+from providers.listmonk.records import NAME_CHARS, NO_LIST, Record, changed_names, found_in, member_of, new_subscriber
 from providers.paging import by_page
 from providers.plan import Found
 from providers.rest import Check, RestProvider
@@ -221,18 +222,29 @@ class ListmonkProvider(RestProvider[ListmonkSettings]):
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         await self.require_there(list_id)
+        async for record in self._subscribers("members", list_id=list_id):
+            yield member_of(record, list_id)
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Of all subscribers: a filter by status is SQL, which needs a permission of its own (`cmd/subscribers.go`). An
+        unsubscription is one list's, and told by its members."""
+        async for record in self._subscribers("kept_out"):
+            member = member_of(record, NO_LIST)
+            if member.state is MemberState.OPTED_OUT:
+                yield member
+
+    def _subscribers(self, operation: str, **query: str) -> AsyncIterator[Record]:
         most = 0
 
         async def page(number: int) -> list[Record]:
             nonlocal most
-            data = await self._read("members", "/api/subscribers", list_id=list_id, page=number, per_page=_PAGE)
+            data = await self._read(operation, "/api/subscribers", **query, page=number, per_page=_PAGE)
             if data["total"] < most:
                 raise Transient("the list became shorter while it was read, so that members may be missing")
             most = data["total"]
             return data["results"] or []
 
-        async for record in by_page(page, _PAGE):
-            yield member_of(record, list_id)
+        return by_page(page, _PAGE)
 
     def checks(self) -> Sequence[Check]:
         return (self._check_version, self._check_rights)

@@ -9,6 +9,7 @@ from providers.plan import Found
 
 PLANFIX_ID: Final = "planfix_id"
 NAME_CHARS: Final = 500  # of a list or a person; listmonk takes 2,000 bytes
+NO_LIST: Final = ""  # an id that no list has
 
 Record: TypeAlias = Mapping[str, Any]
 
@@ -25,8 +26,9 @@ def found_in(record: Record, list_id: str) -> Found:
 def member_of(record: Record, list_id: str) -> Member:
     attributes = attributes_of(record)
     subscription = _subscription(record, list_id)
+    how = found_in(record, list_id).opted_out
     state = MemberState.SUBSCRIBED
-    if found_in(record, list_id).opted_out is not None:
+    if how is not None:
         state = MemberState.OPTED_OUT
     elif subscription.get("optin") == "double" and subscription.get("subscription_status") == "unconfirmed":
         state = MemberState.PENDING
@@ -37,6 +39,7 @@ def member_of(record: Record, list_id: str) -> Member:
         last_name=str(attributes.get("last_name") or ""),
         id=attributes.get(PLANFIX_ID),
         provider_contact_id=str(record["id"]),
+        how=how or "unsubscribed",
     )
 
 

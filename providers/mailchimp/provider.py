@@ -85,6 +85,10 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
         tells_opt_outs=True,
         equal_names=True,
         takes_opt_outs=True,
+        unsupported=(
+            "with `list_as: audience`, who unsubscribes in an old mail after the contact has left the list is kept out "
+            "by Mailchimp, and shown to nobody: a move to another service does not hear of it",
+        ),
         proof=Proof.OFFICIAL_SPEC,
     )
     limits: ClassVar[Limits] = Limits(batch_size=BATCH_SIZE, parallel_calls=8, list_name_chars=50)
@@ -134,6 +138,11 @@ class MailchimpProvider(SdkProvider[MailchimpSettings]):
 
     def members(self, list_id: str) -> AsyncIterator[Member]:
         return self._lists.members(list_id)
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        if isinstance(self._lists, TagLists):  # an audience shows whoever left it, and says nothing of others
+            async for member in self._lists.kept_out():
+                yield member
 
     def _audience_defaults(self) -> Raw:
         """What a new audience needs besides its name. Raises Refused, naming the settings that are missing."""

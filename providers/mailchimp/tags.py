@@ -93,6 +93,14 @@ class TagLists:
         async for raw in pages:
             yield raw
 
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Whoever left the audience, or whose mail came back: who opted out is on no tag any more."""
+        read, audience = self._api.get_list_members_info, await self.audience()
+        for status in ("unsubscribed", "cleaned"):
+            pages = self._members.pages("read_members", "members", MEMBER_PARTS, read, audience, status=status)
+            async for raw in pages:
+                yield member_of(raw)
+
     async def name_of(self, tag: str) -> str:
         """The tag's name, by which a batch may tag new members; empty once Mailchimp did not tag by it."""
         if tag not in self._names:

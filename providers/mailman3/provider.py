@@ -106,13 +106,15 @@ class Mailman3Provider(RestProvider[Mailman3Settings]):
     # Lists
 
     async def lists(self) -> AsyncIterator[tuple[str, str]]:
+        async for one in self._pages("lists", "/3.1/domains/{}/lists", self.settings.domain):
+            yield one["list_id"], one.get("display_name") or ""
+
+    def _pages(self, operation: str, template: str, *parts: str) -> AsyncIterator[Any]:
         async def page(number: int) -> list[Any]:
-            query = {"count": PAGE, "page": number}
-            answer = await self.call("lists", "GET", "/3.1/domains/{}/lists", self.settings.domain, query=query)
+            answer = await self.call(operation, "GET", template, *parts, query={"count": PAGE, "page": number})
             return answer.json().get("entries") or []
 
-        async for one in by_page(page, PAGE):
-            yield one["list_id"], one.get("display_name") or ""
+        return by_page(page, PAGE)
 
     async def has_list(self, list_id: str) -> bool:
         return (await self.call("list", "GET", "/3.1/lists/{}", list_id, accept=[404])).status != 404
@@ -246,6 +248,19 @@ class Mailman3Provider(RestProvider[Mailman3Settings]):
                         first_name=row.get("display_name") or "",
                         provider_contact_id=seen.address,
                     )
+        async for banned in self._banned("/3.1/lists/{}/bans", list_id):
+            yield banned
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Whom the whole site bans; those of one list are among its members."""
+        async for banned in self._banned("/3.1/bans"):
+            yield banned
+
+    async def _banned(self, template: str, *parts: str) -> AsyncIterator[Member]:
+        """Of bans of one address each; whom a pattern means is known to Mailman alone."""
+        async for ban in self._pages("bans", template, *parts):
+            if not ban["email"].startswith("^"):
+                yield Member(ban["email"].lower(), MemberState.OPTED_OUT, how="banned")
 
     def checks(self) -> Sequence[Check]:
         return (self._check_version, self._check_domain)

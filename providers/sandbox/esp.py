@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from providers.base import (
     BOUNCED,
@@ -103,20 +103,16 @@ class SandboxEsp:
         """
         with self._transaction() as db:
             _require_list(db, list_id)
-            return [
-                Member(
-                    address=address,
-                    state=MemberState.OPTED_OUT if opted_out else MemberState.SUBSCRIBED,
-                    first_name=first_name,
-                    last_name=last_name,
-                    id=caller_id,
-                    provider_contact_id=str(contact_id),
-                    how=opted_out or "unsubscribed",
-                )
-                for contact_id, address, caller_id, first_name, last_name, opted_out in db.execute(
-                    sql, (list_id, int(after), count)
-                )
-            ]
+            return [_member(row) for row in db.execute(sql, (list_id, int(after), count))]
+
+    def kept_out(self, after: str, count: int) -> list[Member]:
+        """As `members`, whoever opted out, on whatever list."""
+        sql = """
+            select id, address, caller_id, first_name, last_name, opted_out
+            from contacts where opted_out is not null and id > ? order by id limit ?
+        """
+        with self._transaction() as db:
+            return [_member(row) for row in db.execute(sql, (int(after), count))]
 
     def keep_out(self, contacts: Sequence[Contact]) -> None:
         sql = """
@@ -155,6 +151,19 @@ def _open(path: Path, timeout_s: float) -> sqlite3.Connection:
 def _require_list(db: sqlite3.Connection, list_id: str) -> None:
     if not db.execute("select 1 from lists where id = ?", (list_id,)).fetchone():
         raise Refused(Reason.LIST_GONE, f"no list {list_id}")
+
+
+def _member(row: Sequence[Any]) -> Member:
+    contact_id, address, caller_id, first_name, last_name, opted_out = row
+    return Member(
+        address=address,
+        state=MemberState.OPTED_OUT if opted_out else MemberState.SUBSCRIBED,
+        first_name=first_name,
+        last_name=last_name,
+        id=caller_id,
+        provider_contact_id=str(contact_id),
+        how=opted_out or "unsubscribed",
+    )
 
 
 def _known(db: sqlite3.Connection, address: str | None, contact_id: str | None) -> tuple[int | None, str | None]:

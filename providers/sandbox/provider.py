@@ -108,9 +108,15 @@ class SandboxProvider(Provider[SandboxSettings]):
     async def keep_out(self, list_id: str, contacts: Sequence[Contact]) -> None:
         await self._call("keep_out", self._esp.keep_out, contacts)
 
-    async def members(self, list_id: str) -> AsyncIterator[Member]:
+    def members(self, list_id: str) -> AsyncIterator[Member]:
+        return self._pages("members", partial(self._esp.members, list_id))
+
+    def kept_out(self) -> AsyncIterator[Member]:
+        return self._pages("kept_out", self._esp.kept_out)
+
+    async def _pages(self, operation: str, read: Callable[[str, int], list[Member]]) -> AsyncIterator[Member]:
         last = "0"
-        while page := await self._call("members", self._esp.members, list_id, after=last, count=500):
+        while page := await self._call(operation, read, last, 500):
             for member in page:
                 yield member
             last = page[-1].provider_contact_id or last

@@ -85,10 +85,19 @@ class _Marked(Provider[Any], ABC):
 
     async def members(self, list_id: str) -> AsyncIterator[Member]:
         async for member in self.inner.members(list_id):
-            local_part, _, domain = member.address.rpartition("@")
-            if domain.lower().endswith(self._domain):
-                domain = domain[: -len(self._domain)] + DOMAIN
-            yield replace(member, address=f"{local_part}@{domain}")
+            yield self._here(member)
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Those of the kit; the account keeps out others too, who are no business of this run."""
+        async for member in self.inner.kept_out():
+            if member.address.lower().endswith(self._domain):
+                yield self._here(member)
+
+    def _here(self, member: Member) -> Member:
+        local_part, _, domain = member.address.rpartition("@")
+        if domain.lower().endswith(self._domain):
+            domain = domain[: -len(self._domain)] + DOMAIN
+        return replace(member, address=f"{local_part}@{domain}")
 
     def there(self, contacts: Sequence[Contact]) -> list[Contact]:
         """The kit's contacts at the live domain. Their ids come from the service and are its own already."""

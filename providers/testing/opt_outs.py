@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from providers.base import Contact, Delivered, OptedOut, Outcome, Unsupported
+from providers.base import Contact, Delivered, MemberState, OptedOut, Outcome, Unsupported
 from providers.testing.addresses import NEW, moved
 from providers.testing.base import BridgeSide, Promises, id_of, new_list, people, person
 from providers.testing.harness import EspHarness
@@ -139,6 +139,24 @@ class OptOutPromises(Promises):
         outcomes = await bridge.upsert(list_id, [moved(old, keep_old=True), *others])
         assert len(outcomes) == 1 + len(others)
         assert await esp.mailable(list_id) == esp.listed(old, *others)
+
+    @pytest.mark.parametrize("last", ["the removal", "the opt-out"])
+    async def test_an_opt_out_of_somebody_on_no_list_goes_along_to_another_service(
+        self, esp: EspHarness, bridge: BridgeSide, list_id: str, last: str
+    ) -> None:
+        """Whoever moves the lists hears of it: by the removal, by the list, or by those whom the account keeps out."""
+        out, staying = people(2)
+        await bridge.upsert(list_id, [out, staying])
+        if last == "the removal":
+            await esp.opt_out(out.address)
+        (outcome,) = await bridge.remove(list_id, [out])
+        if last == "the opt-out":
+            await esp.opt_out(out.address)
+        told = [member async for member in esp.provider.kept_out()]
+        assert {member.state for member in told} <= {MemberState.OPTED_OUT}
+        told += [m async for m in esp.provider.members(list_id) if m.state is MemberState.OPTED_OUT]
+        addresses = {member.address.lower() for member in told}
+        assert addresses | ({out.address} if isinstance(outcome, OptedOut) else set()) == {out.address}
 
     async def test_who_is_kept_out_gets_no_mail_or_it_is_said_that_nobody_can_be(
         self, esp: EspHarness, bridge: BridgeSide, list_id: str, others: list[Contact]

@@ -1,7 +1,7 @@
 """The methods of UniSender's API that are more than one call or one field: errors, imports, exports."""
 
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
@@ -13,7 +13,7 @@ from providers.http import Auth, FormAuth
 from providers.jobs import Polling, follow
 from providers.pace import Rate
 from providers.rest import RestProvider
-from providers.unisender.records import rows_of
+from providers.unisender.records import NO_LIST, rows_of
 
 IMPORTED_AT_ONCE: Final = 500
 BASE_URLS: Final = {  # the language is that of the errors
@@ -93,9 +93,11 @@ class UniSenderApi(RestProvider[UniSenderSettings], ABC):
         unnamed = None if len(log) >= invalid else "UniSender did not import some of these contacts"
         return [log.get(number, unnamed) for number in range(len(rows))]
 
-    async def export_rows(self, list_id: str, columns: Sequence[str]) -> list[dict[str, str]]:
-        """The contacts of a list as rows by column. Those of whom the phone alone is on it are among them."""
-        fields = [("list_id", list_id), *((f"field_names[{number}]", name) for number, name in enumerate(columns))]
+    async def export_rows(self, list_id: str, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+        """The contacts of a list, or with `NO_LIST` those of the account, as rows by column. Those of whom the phone
+        alone is there are among them."""
+        fields = [("list_id", list_id)] if list_id != NO_LIST else []
+        fields += ((f"field_names[{number}]", name) for number, name in enumerate(columns))
         task = (await self.ask("async/exportContacts", fields, bucket="exports"))["task_uuid"]
         ended = await follow(
             lambda: self.ask("async/getTaskResult", [("task_uuid", task)]),

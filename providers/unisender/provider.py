@@ -27,7 +27,7 @@ from providers.names import name_fields
 from providers.plan import Found
 from providers.rest import Check, NeededFields
 from providers.unisender.api import IMPORTED_AT_ONCE, UniSenderApi, UniSenderSettings
-from providers.unisender.records import EXPORTED, OUT, UNCONFIRMED, found, record_of
+from providers.unisender.records import EXPORTED, NO_LIST, OUT, UNCONFIRMED, found, record_of
 
 SINGLE_UP_TO: Final = 50  # contacts that are read one by one; for more, the list is exported: 20 exports a minute
 PLANFIX_ID: Final = "planfix_id"
@@ -214,7 +214,17 @@ class UniSenderProvider(UniSenderApi):
                 last_name=row[last],
                 id=row[PLANFIX_ID] or None,
                 provider_contact_id=record.id,
+                how=record.opted_out or "unsubscribed",
             )
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        """Who left all mail; who left one list is among its members. Without `list_id` an export is of all lists, by
+        the page of `async/exportContacts`; that contacts on no list are in it is unverified. The filter `email_status`
+        would leave out who put mail into the spam folder."""
+        for row in await self.export_rows(NO_LIST, EXPORTED):
+            record = record_of(row, NO_LIST)
+            if record.address and record.opted_out:
+                yield Member(record.address, MemberState.OPTED_OUT, how=record.opted_out)
 
     async def _on_list(self, list_id: str, addresses: Collection[str]) -> dict[str, Found]:
         """Those of the addresses that are on the list, who left it included; none of a list that is gone."""

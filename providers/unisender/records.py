@@ -5,7 +5,7 @@ import gzip
 import io
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from providers.base import BOUNCED, Transient
@@ -21,6 +21,7 @@ OUT: Final = {
 }
 UNCONFIRMED: Final = frozenset({"invited", "activation_requested"})
 _GETS_MAIL: Final = frozenset({"active", "new"}) | UNCONFIRMED
+NO_LIST: Final = ""  # an id that no list has
 EXPORTED: Final = ("email", "email_status", "email_availability", "email_list_ids", "email_unsubscribed_list_ids")
 
 
@@ -39,7 +40,7 @@ def record_of(row: Mapping[str, str], list_id: str) -> Found:
     return found(row["email"].lower(), row["email_status"], row["email_availability"], state)
 
 
-def rows_of(file: bytes, columns: Sequence[str]) -> list[dict[str, str]]:
+def rows_of(file: bytes, columns: Sequence[str]) -> Iterator[dict[str, str]]:
     """The rows of an exported file, which may be packed. The separator is the one that its header has most of.
 
     Raises Transient when one of the columns is not there, in the header or in a row, and when the file breaks off: an
@@ -49,11 +50,11 @@ def rows_of(file: bytes, columns: Sequence[str]) -> list[dict[str, str]]:
         text = (gzip.decompress(file) if file.startswith(b"\x1f\x8b") else file).decode("utf-8-sig")
         separator = max(",;\t", key=text.partition("\n")[0].count)
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-        rows = list(reader)
+        if missing := set(columns) - set(reader.fieldnames or ()):
+            raise Transient(f"an export of UniSender without {', '.join(sorted(missing))}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise Transient("an export of UniSender with a row that is not whole")
+            yield row
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise Transient(f"an export of UniSender that cannot be read: {type(error).__name__}") from error
-    if missing := set(columns) - set(reader.fieldnames or ()):
-        raise Transient(f"an export of UniSender without {', '.join(sorted(missing))}")
-    if any(None in row or None in row.values() for row in rows):
-        raise Transient("an export of UniSender with a row that is not whole")
-    return rows

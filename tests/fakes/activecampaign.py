@@ -199,15 +199,18 @@ class FakeActiveCampaign(FakeEsp):
 
     def _get_contacts(self, request: web.Request) -> web.Response:
         query = request.query
-        known = {"email", "tagid", "status", "include", "limit", "orders[id]", "id_greater"}
+        known = {"email", "listid", "tagid", "status", "include", "limit", "orders[id]", "id_greater"}
         if unknown := query.keys() - known:
             self.violations.append(f"/contacts: unknown parameters {sorted(unknown)}")
         if "email" in query:
             person = self.people.get(query["email"].lower())
             found = [person] if person else []
         else:
-            after, tag = int(query["id_greater"]), int(query["tagid"])
-            found = sorted((p for p in self.people.values() if tag in p.tags and p.id > after), key=lambda p: p.id)
+            if query["status"] != "-1" or int(query["limit"]) > 100 or query["orders[id]"] != "ASC":
+                self.violations.append(f"/contacts: status {query['status']}, limit {query['limit']} or the order")
+            after, of = int(query["id_greater"]), int(query.get("listid") or query["tagid"])
+            there = [p for p in self.people.values() if of in (p.lists if "listid" in query else p.tags)]
+            found = sorted((person for person in there if person.id > after), key=lambda person: person.id)
         shown = found[: int(query.get("limit", 20))]
         body: dict[str, Any] = {"contacts": [self._shown(person) for person in shown]}
         if "include" in query and self.sideloads:

@@ -214,8 +214,19 @@ class FakeHubSpot(FakeEsp):
     # Contacts
 
     def _get_contacts(self, request: web.Request) -> web.Response:
+        if unknown := request.query.keys() - {"limit", "after", "properties"}:
+            self.violations.append(f"/contacts: unknown parameters {sorted(unknown)}")
+        limit, after = int(request.query.get("limit", 10)), int(request.query.get("after", 0))
+        if not 0 < limit <= 100:
+            raise Refusal(400, "VALIDATION_ERROR", "limit")
+        names = request.query.get("properties", "email,firstname,lastname").split(",")
+        records = sorted((one for one in self.records.values() if int(one.id) > after), key=lambda one: int(one.id))
+        shown = [{"id": one.id, "properties": self._shown(one, names)} for one in records[:limit]]
+        body: dict[str, Any] = {"results": shown}
+        if len(records) > limit:
+            body["paging"] = {"next": {"after": shown[-1]["id"]}}
         headers = {"X-HubSpot-RateLimit-Daily": "250000", "X-HubSpot-RateLimit-Daily-Remaining": "249000"}
-        return web.json_response({"results": []}, headers=headers)
+        return web.json_response(body, headers=headers)
 
     def _inputs(self, body: dict[str, Any]) -> list[dict[str, Any]]:
         inputs: list[dict[str, Any]] = body["inputs"]

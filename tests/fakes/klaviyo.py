@@ -30,6 +30,8 @@ ROWS_HELD_AGAINST_THE_SPEC = 20  # of an import: its rows are alike
 
 _ADDRESS = re.compile(r"[^\s@]{1,64}@[\w-]+(\.[\w-]+)+")
 _ANY = re.compile(r"any\(email,(\[.*\])\)")
+_SUPPRESSED = re.compile(r"greater-than\(subscriptions\.email\.marketing\.suppression\.timestamp,[\d-]{10}T[\d:]{8}Z\)")
+_LEFT = re.compile(r'equals\(subscriptions\.email\.marketing\.list_suppressions\.list_id,"(\w+)"\)')
 _IDENTIFIERS = {"email", "phone_number", "external_id"}
 _NAMES = ("first_name", "last_name")
 
@@ -246,7 +248,11 @@ class FakeKlaviyo(FakeEsp):
 
     def _get_profiles(self, request: web.Request, data: Any) -> web.Response:
         people = list(self.people.values())
-        if "filter" in request.query:
+        if _SUPPRESSED.fullmatch(request.query.get("filter", "")):
+            people = [person for person in people if person.suppressed]
+        elif left := _LEFT.fullmatch(request.query.get("filter", "")):
+            people = [person for person in people if left[1] in person.list_suppressed]
+        elif "filter" in request.query:
             match = _ANY.fullmatch(request.query["filter"])
             if match is None:
                 raise Refusal(400, "invalid", "filter")

@@ -270,7 +270,8 @@ class FakeMailchimp(FakeEsp):
 
     def _get_members(self, request: web.Request, body: Any) -> Any:
         audience = self._audience(request)
-        told = [_shown(audience, m) for m in audience.members.values() if m.status != "archived"]
+        wanted = request.query.get("status")
+        told = [_shown(audience, m) for m in audience.members.values() if m.status == wanted or wanted is None]
         return {"members": _page(told, request), "total_items": len(told)}
 
     def _get_member(self, request: web.Request, body: Any) -> Any:

@@ -24,6 +24,7 @@ STATUSES = ("active", "unconfirmed", *OUT)
 BATCHED = 50
 ROWS = 1000
 MEMBERS = 1000
+SUBSCRIBERS = 100
 GROUPS = 1000
 FIELDS = 100
 SAMPLES = 5
@@ -108,6 +109,7 @@ class FakeMailerlite(FakeEsp):
             ("GET", r"groups/(\d+)/subscribers", self._get_members),
             ("POST", r"groups/(\d+)/import-subscribers", self._post_import),
             ("GET", r"subscribers/import/(\d+)", self._get_import),
+            ("GET", r"subscribers", self._get_subscribers),
             ("POST", r"subscribers", self._post_subscriber),
             ("GET", r"subscribers/([^/]+)", self._get_subscriber),
             ("PUT", r"subscribers/(\d+)", self._put_subscriber),
@@ -207,11 +209,19 @@ class FakeMailerlite(FakeEsp):
         return 204, None
 
     def _get_members(self, request: Request) -> Told:
-        group, limit = self._group_of(request), request.limit(50, MEMBERS)
-        status, start = request.query.get("filter[status]", "active"), int(request.query.get("cursor", 0))
-        if status not in STATUSES:
+        group = self._group_of(request)
+        return self._page(request, 50, MEMBERS, [p for p in self.people.values() if group in p.groups], "active")
+
+    def _get_subscribers(self, request: Request) -> Told:
+        return self._page(request, 25, SUBSCRIBERS, list(self.people.values()), None)
+
+    @staticmethod
+    def _page(request: Request, default: int, most: int, people: list[Person], usual: str | None) -> Told:
+        limit, start = request.limit(default, most), int(request.query.get("cursor", 0))
+        status = request.query.get("filter[status]", usual)
+        if request.query.keys() - {"filter[status]", "limit", "cursor"} or status not in (None, *STATUSES):
             raise invalid(status="The selected filter.status is invalid.")
-        there = [p.shown() for p in self.people.values() if group in p.groups and p.status == status]
+        there = [p.shown() for p in people if status in (None, p.status)]
         following = str(start + limit) if start + limit < len(there) else None
         return 200, {"data": there[start : start + limit], "meta": {"per_page": limit, "next_cursor": following}}
 

@@ -303,6 +303,9 @@ class FakeMailjet(FakeEsp):
         }
 
     def _on_list(self, request: web.Request) -> list[Person]:
+        """Everybody where no list is asked for."""
+        if "ContactsList" not in request.query:
+            return list(self.people.values())
         recipients = self._list(request.query["ContactsList"]).recipients
         return [person for person in self.people.values() if person.id in recipients]
 

@@ -143,6 +143,8 @@ class FakeMailman3(FakeEsp):
             ("DELETE", "/lists/{list_id}", self._delete_list),
             ("PATCH", "/lists/{list_id}/config", self._patch_config),
             ("DELETE", "/lists/{list_id}/roster/{role}", self._delete_roster),
+            ("GET", "/bans", self._get_bans),
+            ("GET", "/lists/{list_id}/bans", self._get_bans),
             ("GET", "/lists/{list_id}/bans/{address}", self._get_ban),
             ("GET", "/members/find", self._find),
             ("POST", "/members", self._post_member),
@@ -262,6 +264,10 @@ class FakeMailman3(FakeEsp):
             if membership is not None:
                 self.leave(membership)
         return web.json_response(told)
+
+    def _get_bans(self, request: web.Request) -> web.Response:
+        list_id = self._list_of(request) if "list_id" in request.match_info else ""
+        return self._collection(request, [{"email": ban} for ban in sorted(self.bans[list_id])])
 
     def _get_ban(self, request: web.Request) -> web.Response:
         list_id, address = self._list_of(request), request.match_info["address"]

@@ -16,7 +16,8 @@ from typing import Any
 from aiohttp import web
 
 from providers.base import Secret
-from providers.mautic import NAME_CHARS, MauticProvider, MauticSettings
+from providers.mautic import MauticProvider, MauticSettings
+from providers.mautic.records import NAME_CHARS
 from providers.testing.fake import FakeEsp, FakeHarness, Handler, run_forever, running
 
 USER = "planfix"
@@ -260,7 +261,9 @@ class FakeMautic(FakeEsp):
     # Contacts
 
     def _get_contacts(self, request: web.Request, body: Any) -> Any:
-        if "search" in request.query:
+        if not request.query.keys() - {"start", "limit", "orderBy"}:
+            found = list(self.people.values())
+        elif "search" in request.query:
             aliases = {f"segment:{segment.alias}": segment.id for segment in self.segments.values()}
             number = aliases.get(request.query["search"])
             found = [person for person in self.people.values() if number in person.segments]

@@ -32,11 +32,13 @@ _PARAMETERS = {
     "group.clean": {"id", "list", "sync"},
     "member.get": {"email", "addr_type"},
     "member.set": {"email", "addr_type", "newbie.confirm", "datakey"},
-    "member.list": {"group", "page", "pagesize", "sort", "sort.order", "result"},
+    "member.list": {"group", "group.filter", "addr_type", "page", "pagesize", "sort", "sort.order", "result"},
     "stoplist.add": {"list"},
     "track.get": {"id"},
     "batch": {"stop_on_error", "do"},
 }
+# A contact that has the day on which it was stopped.
+_STOPPED = {"aid": "member", "qid": "lockremove", "qid.type": "dt", "which": "dirtyS", "resp": None}
 
 
 @dataclass
@@ -70,6 +72,7 @@ class FakeSendsay(FakeEsp):
     rows_are: str = "address"  # of member.list: "address", "cells" or "record"
     page_at_most: int = 10**9
     ignores_pages: bool = False
+    ignores_filters: bool = False
     always: Any = None  # the answer to every call
     only_counts: bool = False  # contacts are counted and change nothing, for large numbers
     refused_domain: str = "refused.test"
@@ -242,8 +245,13 @@ class FakeSendsay(FakeEsp):
         return {"member": {"id": 1, "email": address}} if is_new else {}
 
     def _member_list(self, body: dict[str, Any]) -> Any:
-        self._group(body["group"])
-        addresses = sorted(p.email for p in self.people.values() if body["group"] in p.groups)
+        if "group" in body:
+            self._group(body["group"])
+            addresses = sorted(p.email for p in self.people.values() if body["group"] in p.groups)
+        else:
+            if body["group.filter"] != [_STOPPED] or body["addr_type"] != "email":
+                raise Refusal("wrong_filter")
+            addresses = sorted(self.people.keys() & (self.people.keys() if self.ignores_filters else self.stopped))
         size = min(body["pagesize"], self.page_at_most)
         start = 0 if self.ignores_pages else (body["page"] - 1) * size
         some = addresses[start : start + size]

@@ -275,10 +275,11 @@ class FakeUniSender(FakeEsp):
     def _export(self, form: Form) -> Any:
         columns = [value for key, value in form.items() if key.startswith("field_names[")]
         self._only({key: "" for key in form if not key.startswith("field_names[")}, "list_id")
-        if int(form["list_id"]) not in self.lists or set(columns) - _EXPORTED - set(self.fields):
+        list_id = int(form["list_id"]) if "list_id" in form else None
+        if list_id not in {None, *self.lists} or set(columns) - _EXPORTED - set(self.fields):
             raise Refusal("wrong list or columns", "invalid_arg")
         task = f"0bf3a9a0-{next(self._numbers)}"
-        self._exports[task] = [self.export_looks, int(form["list_id"]), columns]
+        self._exports[task] = [self.export_looks, list_id, columns]
         return {"task_uuid": task, "status": "new"}
 
     def _task(self, form: Form) -> Any:
@@ -296,7 +297,7 @@ class FakeUniSender(FakeEsp):
         writer = csv.writer(file, delimiter=self.export_separator)
         writer.writerow(columns)
         for person in self.people.values():
-            if list_id in person.lists or person.fields.get("phone_on") == str(list_id):
+            if list_id is None or list_id in person.lists or person.fields.get("phone_on") == str(list_id):
                 writer.writerow([self._cell(person, column) for column in columns])
         body = file.getvalue().encode()
         body = gzip.compress(body) if self.export_packed else body

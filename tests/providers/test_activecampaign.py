@@ -152,6 +152,19 @@ async def test_members_are_told_with_their_states(esp: ActiveCampaignHarness, li
     assert states == dict.fromkeys((str(n) for n in range(4, MANY)), MemberState.SUBSCRIBED)
 
 
+async def test_all_who_are_out_are_told_whatever_their_tag_and_why(esp: ActiveCampaignHarness) -> None:
+    for number in range(250):
+        esp.fake.person(f"p{number}@post.test").lists = {LIST_ID: "1"}
+    hows = {"p0@post.test": "unsubscribed", "p120@post.test": BOUNCED, "p249@post.test": "unsubscribed"}
+    for address, status in zip(hows, ["2", "3", "91"], strict=True):
+        esp.fake.person(address).lists = {LIST_ID: status}
+    esp.fake.person("p7@post.test").lists = {LIST_ID: "0"}
+    esp.fake.person("elsewhere@post.test").lists = {LIST_ID + 1: "2"}
+    before = esp.calls()
+    assert {member.address: member.how async for member in esp.provider.kept_out()} == hows
+    assert made(esp, before) == ["GET /fields", *["GET /contacts"] * 3]
+
+
 async def test_members_without_their_lists_are_no_members_that_we_know_of(
     esp: ActiveCampaignHarness, list_id: str
 ) -> None:

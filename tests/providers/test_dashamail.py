@@ -20,7 +20,8 @@ from providers.base import (
     Transient,
 )
 from providers.dashamail.provider import HOLDING, SINGLE_UP_TO
-from providers.testing import Fault, ProviderConformance
+from providers.testing import EspHarness, Fault, ProviderConformance
+from providers.testing.base import BridgeSide
 from tests.fakes.dashamail import DashaMailHarness, dashamail
 
 MANY = SINGLE_UP_TO + 1
@@ -36,6 +37,13 @@ class TestDashaMail(ProviderConformance):
     @pytest.fixture
     def esp(self, esp: DashaMailHarness) -> DashaMailHarness:
         return esp
+
+    # Who is no member can only be on the black list, which no method lists.
+    @pytest.mark.parametrize("last", ["the removal"])
+    async def test_an_opt_out_of_somebody_on_no_list_goes_along_to_another_service(
+        self, esp: EspHarness, bridge: BridgeSide, list_id: str, last: str
+    ) -> None:
+        await super().test_an_opt_out_of_somebody_on_no_list_goes_along_to_another_service(esp, bridge, list_id, last)
 
 
 def people(count: int, first: int = 0) -> list[Contact]:
@@ -141,7 +149,7 @@ async def test_every_state_but_active_keeps_a_member_as_it_is(
     (outcome,) = await esp.provider.upsert(list_id, people(1))
     assert getattr(outcome, "how", None) == how
     expected = MemberState.OPTED_OUT if how else MemberState.PENDING if "confirm" in state else MemberState.SUBSCRIBED
-    assert [member.state for member in members] == [expected]
+    assert [(member.state, member.how) for member in members] == [(expected, how or "unsubscribed")]
 
 
 @pytest.mark.parametrize("after", range(8))

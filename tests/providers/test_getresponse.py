@@ -206,6 +206,18 @@ async def test_a_block_holds_for_a_new_address(esp: GetResponseHarness, list_id:
     assert await esp.mailable(list_id) == {}
 
 
+@pytest.mark.parametrize("of_list", [True, False])
+async def test_who_is_blocked_goes_along_to_another_service(
+    esp: GetResponseHarness, list_id: str, of_list: bool
+) -> None:
+    await esp.provider.upsert(list_id, people(3))
+    (esp.fake.campaigns[list_id] if of_list else esp.fake).masks += [ANNA.address.upper(), "@mail.test"]
+    states = {member.address: member.state async for member in esp.provider.members(list_id)}
+    assert [address for address, state in states.items() if state is MemberState.OPTED_OUT] == [ANNA.address]
+    told = [(member.address, member.how) async for member in esp.provider.kept_out()]
+    assert told == ([] if of_list else [(ANNA.address, "blocked")])
+
+
 async def test_a_blocked_domain_says_nothing_of_the_person(esp: GetResponseHarness, list_id: str) -> None:
     await esp.provider.upsert(list_id, [ANNA])
     esp.fake.masks.append("@post.test")

@@ -17,11 +17,11 @@ from providers.base import (
     Reason,
     Rejected,
 )
-from providers.hubspot.provider import PLANFIX_ID
+from providers.hubspot.records import PLANFIX_ID
 from providers.testing import ProviderConformance
 from providers.testing.base import upsert
 from providers.testing.opt_outs import OptOutPromises
-from tests.fakes.hubspot import ALL, MARKETING, NEWS, HubSpotHarness, hubspot
+from tests.fakes.hubspot import ALL, MARKETING, NEWS, HubSpotHarness, Record, hubspot
 
 
 @pytest.fixture
@@ -155,6 +155,17 @@ async def test_members_show_opt_outs_of_every_kind(esp: HubSpotHarness, list_id:
     states = {member.id: member.state async for member in esp.provider.members(list_id)}
     assert len(states) == 300
     assert [id_ for id_, state in states.items() if state is MemberState.OPTED_OUT] == ["0", "1"]
+
+
+async def test_all_who_are_out_of_any_mail_are_told_page_by_page(esp: HubSpotHarness) -> None:
+    for number in range(250):
+        esp.fake.record(f"p{number}@post.test")
+    esp.fake.records["0"] = Record("0", {"email": ""})  # known by telephone only
+    out: dict[str, set[int]] = {"p0@post.test": {ALL}, "p120@post.test": {NEWS}, "p249@post.test": {MARKETING}}
+    esp.fake.opt_outs |= out
+    before = esp.calls()
+    assert {member.address async for member in esp.provider.kept_out()} == out.keys()
+    assert made(esp, before) == ["GET v4/definitions", *["GET objects/contacts"] * 3]
 
 
 @pytest.mark.parametrize("named", [False, True])

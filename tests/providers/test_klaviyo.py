@@ -270,6 +270,49 @@ async def test_members_without_an_address_are_none_of_ours(esp: KlaviyoHarness, 
     assert told["p0@post.test"].id == "0"
 
 
+async def test_who_left_the_list_by_their_own_word_is_among_its_members_and_has_opted_out(
+    esp: KlaviyoHarness, list_id: str
+) -> None:
+    other_list = await esp.provider.create_list("Другой")
+    await esp.provider.upsert(list_id, people(250))
+    for number in range(120):
+        esp.fake.leave(f"p{number}@post.test", list_id)
+    esp.fake.leave("p200@post.test", other_list)
+    esp.fake.person("p1@post.test").lists.add(list_id)  # put on it again by hand
+    esp.fake.person("p2@post.test").email = ""
+    before = esp.calls()
+    told = [member async for member in esp.provider.members(list_id)]
+    assert esp.calls() - before == 5  # the list, two pages of it, two of those who left
+    assert sorted(member.address for member in told) == sorted(f"p{n}@post.test" for n in range(250) if n != 2)
+    out = {member.address for member in told if member.state is MemberState.OPTED_OUT}
+    assert out == {f"p{number}@post.test" for number in range(120) if number != 2}
+
+
+async def test_who_leaves_the_list_while_it_is_read_has_opted_out(esp: KlaviyoHarness, list_id: str) -> None:
+    await esp.provider.upsert(list_id, people(1))
+    members = esp.provider.members(list_id)
+    assert (await anext(members)).state is MemberState.SUBSCRIBED
+    esp.fake.leave("p0@post.test", list_id)
+    assert [member.state async for member in members] == [MemberState.OPTED_OUT]
+
+
+async def test_whom_klaviyo_sends_nothing_is_told_page_by_page_with_the_reason(
+    esp: KlaviyoHarness, list_id: str
+) -> None:
+    await esp.provider.upsert(list_id, people(250))
+    for number in range(120):
+        esp.fake.person(f"p{number}@post.test").suppressed = {"USER_SUPPRESSED"}
+    esp.fake.person("p0@post.test").suppressed = {"HARD_BOUNCE"}
+    esp.fake.person("p1@post.test").suppressed = {"SPAM_COMPLAINT"}
+    esp.fake.person("p2@post.test").email = ""
+    esp.fake.leave("p249@post.test", list_id)  # gets mail of other lists
+    before = esp.calls()
+    told = {member.address: member.how async for member in esp.provider.kept_out()}
+    hows = {"p0@post.test": BOUNCED, "p1@post.test": "complained"}
+    assert told == hows | {f"p{number}@post.test": "unsubscribed" for number in range(3, 120)}
+    assert esp.calls() - before == 2
+
+
 async def test_the_planfix_id_is_a_property_beside_those_of_others(esp: KlaviyoHarness, list_id: str) -> None:
     esp.fake.person("p0@post.test").attributes["properties"] = {"colour": "blue"}
     await esp.provider.upsert(list_id, people(1))

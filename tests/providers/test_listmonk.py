@@ -137,6 +137,22 @@ async def test_who_is_kept_out_of_everything_is_told(esp: ListmonkHarness, list_
     assert esp.fake.people["new@post.test"].status == "blocklisted"
 
 
+async def test_whom_the_server_keeps_out_is_told_on_no_list_too(
+    esp: ListmonkHarness, list_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider, "_PAGE", 2)
+    await esp.provider.upsert(list_id, people(5))
+    await esp.provider.remove(list_id, people(4))
+    await esp.opt_out("p4@post.test")  # of this list
+    esp.fake.people["p0@post.test"].status = "disabled"
+    esp.fake.people["p3@post.test"].status = "blocklisted"
+    told = {member.address: (member.state, member.how) async for member in esp.provider.kept_out()}
+    assert told == {
+        "p0@post.test": (MemberState.OPTED_OUT, "disabled"),
+        "p3@post.test": (MemberState.OPTED_OUT, "blocklisted"),
+    }
+
+
 async def test_an_unsubscription_outlives_the_removal(esp: ListmonkHarness, list_id: str) -> None:
     await esp.provider.upsert(list_id, [ANNA])
     await esp.opt_out(ANNA.address)

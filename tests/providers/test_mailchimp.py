@@ -27,7 +27,8 @@ from providers.base import (
 )
 from providers.mailchimp import MailchimpProvider, MailchimpSettings
 from providers.mailchimp.client import AlreadyMember, BadRequest, NotThere, base_url_of, error_from
-from providers.testing import ProviderConformance
+from providers.testing import EspHarness, ProviderConformance
+from providers.testing.base import BridgeSide
 from tests.fakes.mailchimp import (
     FIELDS_MAX,
     FakeMember,
@@ -65,6 +66,13 @@ class TestAudienceConformance(ProviderConformance):
     @pytest.fixture
     async def esp(self, audiences: MailchimpHarness) -> MailchimpHarness:
         return audiences
+
+    # Of somebody whom we took off before, Mailchimp shows no opt-out: they were unsubscribed already.
+    @pytest.mark.parametrize("last", ["the removal"])
+    async def test_an_opt_out_of_somebody_on_no_list_goes_along_to_another_service(
+        self, esp: EspHarness, bridge: BridgeSide, list_id: str, last: str
+    ) -> None:
+        await super().test_an_opt_out_of_somebody_on_no_list_goes_along_to_another_service(esp, bridge, list_id, last)
 
 
 def person(number: int = 1, **fields: Any) -> Contact:

@@ -235,6 +235,18 @@ async def test_members_of_every_status_are_told(esp: MailerliteHarness, list_id:
         MemberState.SUBSCRIBED, MemberState.PENDING, *[MemberState.OPTED_OUT] * 3
     ]  # fmt: skip
     assert [member.id for member in told] == ["0", "1", "2", "3", "4"]
+    assert [member.how for member in told[2:]] == ["unsubscribed", BOUNCED, "complained"]
+
+
+async def test_all_whom_the_account_keeps_out_are_told_in_no_group_too(esp: MailerliteHarness, list_id: str) -> None:
+    await esp.provider.upsert(list_id, people(250))
+    await esp.provider.remove(list_id, people(250))
+    statuses = ["unsubscribed"] * 220 + ["bounced", "junk", "unconfirmed"]
+    for number, status in enumerate(statuses):
+        esp.fake.person(f"p{number}@post.test").status = status
+    told = {member.address: member.how async for member in esp.provider.kept_out()}
+    assert [told.pop(f"p{number}@post.test") for number in (220, 221)] == [BOUNCED, "complained"]
+    assert told == {f"p{number}@post.test": "unsubscribed" for number in range(220)}
 
 
 async def test_the_planfix_id_is_kept_in_a_field_that_is_made_once(esp: MailerliteHarness, list_id: str) -> None:

@@ -178,9 +178,10 @@ async def test_members_show_who_is_out_in_each_way(esp: MailjetHarness, list_id:
     await esp.opt_out("p0@post.test")
     esp.fake.person("p1@post.test").excluded = True
     esp.fake.person("p2@post.test").complained = True
-    states = {member.address[:2]: member.state async for member in esp.provider.members(list_id)}
-    out = MemberState.OPTED_OUT
-    assert states == {"p0": out, "p1": out, "p2": out, "p3": MemberState.SUBSCRIBED}
+    told = {member.address[:2]: member async for member in esp.provider.members(list_id)}
+    out = {address: member.how for address, member in told.items() if member.state is MemberState.OPTED_OUT}
+    assert out == {"p0": "unsubscribed", "p1": "excluded", "p2": "complained"}
+    assert told["p3"].state is MemberState.SUBSCRIBED
 
 
 async def test_listings_whose_pages_are_short_are_read_to_the_end(esp: MailjetHarness, list_id: str) -> None:
@@ -192,6 +193,16 @@ async def test_listings_whose_pages_are_short_are_read_to_the_end(esp: MailjetHa
     assert len(members) == 7
     assert [member.state for member in members].count(MemberState.OPTED_OUT) == 3
     assert {member.id for member in members} == {str(number) for number in range(7)}
+
+
+async def test_whom_the_account_sends_nothing_is_told_from_all_pages(esp: MailjetHarness, list_id: str) -> None:
+    await esp.provider.upsert(list_id, people(7))
+    await esp.opt_out("p1@post.test")  # of the list, where they stay
+    esp.fake.person("p0@post.test").complained = True
+    esp.fake.person("on.no.list@post.test").excluded = True
+    esp.fake.page_max = 2
+    told = {member.address: member.how async for member in esp.provider.kept_out()}
+    assert told == {"p0@post.test": "complained", "on.no.list@post.test": "excluded"}
 
 
 # Jobs

@@ -6,7 +6,18 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from providers.base import Contact, Delivered, MemberState, OptedOut, Postponed, Reason, Refused, Rejected, Transient
+from providers.base import (
+    Contact,
+    Delivered,
+    Member,
+    MemberState,
+    OptedOut,
+    Postponed,
+    Reason,
+    Refused,
+    Rejected,
+    Transient,
+)
 from providers.mailman3 import roster
 from providers.testing import Fault, ProviderConformance
 from tests.fakes.mailman3 import DOMAIN, FakeMailman3, Mailman3Harness, Membership, mailman3
@@ -194,6 +205,17 @@ async def test_a_member_who_was_banned_needs_no_mark(esp: Mailman3Harness, list_
     esp.fake.leave(esp.fake.at(list_id, ANNA.address)["nonmember"])
     esp.fake.bans[list_id].add("anna@post.test")
     assert await esp.provider.upsert(list_id, [ANNA]) == [Delivered("anna@post.test")]
+
+
+async def test_who_is_banned_is_told_by_the_list_or_by_the_account(esp: Mailman3Harness, list_id: str) -> None:
+    """But for patterns, which name nobody."""
+    esp.fake.bans[list_id] |= {"anna@post.test", "^spam@.*"}
+    esp.fake.bans[""] |= {"boris@post.test", "^.*@spam.test"}
+    esp.fake.bans["other.lists.example.com"].add("vera@post.test")
+    members = [member async for member in esp.provider.members(list_id)]
+    assert members == [Member("anna@post.test", MemberState.OPTED_OUT, how="banned")]
+    kept_out = [member async for member in esp.provider.kept_out()]
+    assert kept_out == [Member("boris@post.test", MemberState.OPTED_OUT, how="banned")]
 
 
 @pytest.mark.parametrize("status", ["by_user", "by_moderator"])

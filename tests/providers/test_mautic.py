@@ -19,7 +19,8 @@ from providers.base import (
     Rejected,
     Transient,
 )
-from providers.mautic import PLANFIX_ID, MauticProvider
+from providers.mautic import MauticProvider
+from providers.mautic.records import PLANFIX_ID
 from providers.testing import ProviderConformance
 from tests.fakes.mautic import BOUNCED as BOUNCE
 from tests.fakes.mautic import BY_HAND, UNSUBSCRIBED, MauticHarness, mautic
@@ -254,6 +255,17 @@ async def test_members_are_told_with_their_marks(esp: MauticHarness, list_id: st
         ("p0@post.test", MemberState.SUBSCRIBED, "0"),
         ("p1@post.test", MemberState.OPTED_OUT, "1"),
     ]
+
+
+async def test_whoever_has_a_mark_is_told_in_no_segment_too(esp: MauticHarness) -> None:
+    for number in range(450):
+        person = esp.fake.add(f"P{number}@post.test")
+        person.marks = [("email", BOUNCE if number == 449 else BY_HAND)] if number % 2 else [("sms", UNSUBSCRIBED)]
+    esp.fake.add("").marks = [("email", UNSUBSCRIBED)]  # of a visitor
+    esp.fake.add("p0@post.test").marks = [("email", UNSUBSCRIBED)]  # another copy
+    told = {member.address: member.how async for member in esp.provider.kept_out()}
+    assert told.pop("p449@post.test") == BOUNCED
+    assert told == {f"p{number}@post.test": "unsubscribed" for number in (0, *range(1, 449, 2))}
 
 
 async def test_an_api_that_nobody_finds_is_never_a_list_that_is_gone(esp: MauticHarness, list_id: str) -> None:

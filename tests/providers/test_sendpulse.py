@@ -61,6 +61,10 @@ def made(esp: SendPulseHarness, calls: int) -> list[str]:
     return [f"{call.method} {re.sub('[0-9]+', 'N', call.path)}" for call in esp.fake.calls[calls:]]
 
 
+async def kept_out(esp: SendPulseHarness) -> set[str]:
+    return {member.address async for member in esp.provider.kept_out()}
+
+
 LOOK, ADD, REMOVE = "POST /emails", "POST /addressbooks/N/emails", "DELETE /addressbooks/N/emails"
 
 
@@ -177,6 +181,33 @@ async def test_members_are_told_with_their_states(esp: SendPulseHarness, list_id
     out = MemberState.OPTED_OUT
     assert [member.state for member in members[:6]] == [MemberState.PENDING, out, out, out, out, MemberState.SUBSCRIBED]
     assert (members[-1].id, members[-1].first_name) == (None, "")
+
+
+async def test_a_bounce_is_told_as_one_unless_the_person_is_on_the_blacklist_too(
+    esp: SendPulseHarness, list_id: str
+) -> None:
+    for number, status in enumerate([BROKEN, BROKEN, OUT]):
+        esp.fake.entry(list_id, f"p{number}@post.test").status = status
+    esp.fake.blacklist = {"p1@post.test"}
+    told = [(member.state, member.how) async for member in esp.provider.members(list_id)]
+    assert told == [(MemberState.OPTED_OUT, how) for how in (BOUNCED, "unsubscribed", "unsubscribed")]
+
+
+async def test_the_blacklist_and_who_is_out_of_all_books_are_told(esp: SendPulseHarness, list_id: str) -> None:
+    other, gone = await esp.make_list("Другой"), await esp.make_list("Третий")
+    for number in range(150):
+        esp.fake.entry(other, f"p{number}@post.test").status = OUT_OF_ALL
+    for number, status in enumerate([WAITING, OUT, BROKEN], 200):  # of one book
+        esp.fake.entry(list_id, f"p{number}@post.test").status = status
+    esp.fake.blacklist = {"black@post.test"}
+    hold = esp.fake.hold(f"/addressbooks/{gone}/emails")
+    reading = asyncio.create_task(kept_out(esp))
+    await hold.reached.wait()
+    esp.fake.drop_book(int(gone))
+    hold.release(act=True)
+    assert await reading == {"black@post.test", *(f"p{number}@post.test" for number in range(150))}
+    emails = "GET /addressbooks/N/emails"
+    assert made(esp, 1) == ["GET /blacklist", "GET /addressbooks", *[emails] * 4]
 
 
 @pytest.mark.parametrize(("looks", "outcome"), [(2, Delivered), (99, Rejected)])

@@ -153,6 +153,18 @@ async def test_pages_that_are_all_the_same_are_no_whole_list() -> None:
             _ = [member async for member in esp.provider.members(list_id)]
 
 
+@pytest.mark.parametrize("knob", [{"page_at_most": 7}, {"ignores_filters": True}])
+async def test_whoever_is_stopped_is_told_on_no_list_too(knob: dict[str, Any]) -> None:
+    async with sendsay({"contacts_per_call": 5}, **knob) as esp:
+        list_id = await esp.provider.create_list("Клиенты")
+        await esp.provider.upsert(list_id, people(60))
+        await esp.provider.remove(list_id, people(30))
+        out = [contact.address for contact in people(20, first=20)]
+        for address in out:
+            await esp.opt_out(address)
+        assert sorted([member.address async for member in esp.provider.kept_out()]) == sorted(out)
+
+
 async def test_who_was_added_beyond_the_plan_is_pending() -> None:
     async with sendsay(plan_size=1) as esp:
         list_id = await esp.provider.create_list("Клиенты")

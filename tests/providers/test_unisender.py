@@ -203,6 +203,27 @@ async def test_a_contact_whose_phone_alone_is_on_the_list_is_no_member(esp: UniS
     assert [member.address async for member in esp.provider.members(list_id)] == ["p0@post.test"]
 
 
+async def test_who_gets_no_mail_at_all_is_told_on_no_list_too(esp: UniSenderHarness) -> None:
+    list_id = await new_list(esp)
+    states = ("unsubscribed", "blocked", "inactive", "invited", "active", "a word of tomorrow")
+    for state in states:
+        esp.fake.person(f"{state.replace(' ', '-')}@post.test").status = state
+    for availability in ("spam_folder", "unreachable", "mailbox_full"):
+        esp.fake.person(f"{availability}@post.test").availability = availability
+    esp.fake.person("").status = "unsubscribed"  # of a telephone alone
+    await esp.opt_out("p0@post.test")  # of the list, whose members tell it
+    told = {member.address.partition("@")[0]: member.how async for member in esp.provider.kept_out()}
+    assert told == {
+        "unsubscribed": "unsubscribed",
+        "blocked": "complained",
+        "inactive": "disabled",
+        "a-word-of-tomorrow": "unsubscribed",
+        "spam_folder": "complained",
+        "unreachable": BOUNCED,
+    }
+    assert [m.state async for m in esp.provider.members(list_id)] == [MemberState.OPTED_OUT]
+
+
 async def test_who_has_not_confirmed_is_pending(esp: UniSenderHarness) -> None:
     list_id = await new_list(esp)
     esp.fake.person("p0@post.test").status = "invited"

@@ -7,38 +7,41 @@ from msgspec import Meta
 
 from providers.answers import CallRefused, ErrorTable
 from providers.base import (
-    BOUNCED,
     Capabilities,
     Contact,
     Delivered,
     Finding,
     Limits,
     Member,
-    MemberState,
     Message,
     OptedOut,
     Outcome,
-    Reason,
-    Rejected,
     Secret,
     Settings,
     Transient,
-    redact,
 )
 from providers.concurrency import chunks
 from providers.http import Auth, BasicAuth, ClientCredentials, Query, chunks_in_query
-from providers.names import name_fields, without
+from providers.mautic.records import (
+    NAME_CHARS,
+    PLANFIX_ID,
+    UNSUBSCRIBED,
+    by_index,
+    field_of,
+    found_in,
+    member_of,
+    opted_out,
+    outcome_of,
+    row_of,
+)
+from providers.names import without
 from providers.paging import by_offset
 from providers.plan import Found, for_the_rest
 from providers.rest import Check, NeededFields, RestProvider
 
-PLANFIX_ID: Final = "planfix_id"
 BATCH_LIMIT: Final = 200  # Mautic's own default of api_batch_max_limit
 LOOKED_UP_AT_ONCE: Final = 100
-NAME_CHARS: Final = 64
 _PAGE: Final = 200
-_UNSUBSCRIBED: Final = 1  # reasons of "do not contact"; the third is "by hand"
-_BOUNCED: Final = 2
 
 
 class MauticSettings(Settings, frozen=True, kw_only=True):
@@ -127,10 +130,10 @@ class MauticProvider(RestProvider[MauticSettings]):
     async def look_up(self, list_id: str, contacts: Sequence[Contact]) -> list[Found | None]:
         copies: dict[str, list[Any]] = {}
         for raw in await self._where("email", [contact.address for contact in contacts if contact.address]):
-            copies.setdefault(_field(raw, "email").lower(), []).append(raw)
+            copies.setdefault(field_of(raw, "email").lower(), []).append(raw)
         for raw in await self._where("id", [contact.known_by for contact in contacts if not contact.address]):
             copies[str(raw["id"])] = [raw]
-        return [_found(copies.get(contact.known_by.lower())) for contact in contacts]
+        return [found_in(copies.get(contact.known_by.lower())) for contact in contacts]
 
     async def _where(self, column: str, values: Sequence[str]) -> list[Any]:
         """All contacts that have one of the values in a column."""
@@ -158,7 +161,7 @@ class MauticProvider(RestProvider[MauticSettings]):
             return told
 
         async def write(part: Sequence[Contact]) -> list[Outcome]:
-            return await self._write([_row(contact, known.get(contact.address.lower())) for contact in part])
+            return await self._write([row_of(contact, known.get(contact.address.lower())) for contact in part])
 
         return await for_the_rest(out, contacts, add)
 
@@ -166,8 +169,8 @@ class MauticProvider(RestProvider[MauticSettings]):
         """Makes contacts, or updates those whose address is known."""
         answer = await self.call("upsert", "POST", "/api/contacts/batch/new", json=rows)
         told = answer.json()
-        written, errors = _by_index(told.get("contacts")), _by_index(told.get("errors"))
-        return [_outcome(written.get(index), errors.get(index)) for index in range(len(rows))]
+        written, errors = by_index(told.get("contacts")), by_index(told.get("errors"))
+        return [outcome_of(written.get(index), errors.get(index)) for index in range(len(rows))]
 
     async def _join(self, list_id: str, contact_ids: Sequence[int]) -> None:
         path = "/api/segments/{}/contacts/add"
@@ -202,7 +205,7 @@ class MauticProvider(RestProvider[MauticSettings]):
 
         async def mark(contact_id: str) -> None:
             await self.call(
-                "keep_out", "POST", "/api/contacts/{}/dnc/email/add", contact_id, json={"reason": _UNSUBSCRIBED}
+                "keep_out", "POST", "/api/contacts/{}/dnc/email/add", contact_id, json={"reason": UNSUBSCRIBED}
             )
 
         await self.one_by_one(ids, mark)
@@ -222,15 +225,14 @@ class MauticProvider(RestProvider[MauticSettings]):
         segment = (await self.call("segment", "GET", "/api/segments/{}", list_id)).json()["list"]
         query = {"search": f"segment:{segment['alias']}"}
         async for raw in self._pages("members", "/api/contacts", "contacts", query):
-            if _field(raw, "email"):
-                yield Member(
-                    address=_field(raw, "email").lower(),
-                    state=MemberState.OPTED_OUT if _opted_out([raw]) else MemberState.SUBSCRIBED,
-                    first_name=_field(raw, "firstname"),
-                    last_name=_field(raw, "lastname"),
-                    id=_field(raw, PLANFIX_ID) or None,
-                    provider_contact_id=str(raw["id"]),
-                )
+            if field_of(raw, "email"):
+                yield member_of(raw)
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        # Of all contacts: the search for marks (`dnc`) is of newer versions, and older ones would find nobody by it.
+        async for raw in self._pages("kept_out", "/api/contacts", "contacts"):
+            if field_of(raw, "email") and opted_out([raw]):
+                yield member_of(raw)
 
     def checks(self) -> Sequence[Check]:
         return (self._check_api, self._check_fields)
@@ -278,50 +280,6 @@ class MauticProvider(RestProvider[MauticSettings]):
             told = (await self.call(operation, "GET", path, query=asked)).json()
             if not isinstance(told, dict) or key not in told:
                 raise Transient(f"{operation}: an answer without {key}, which does not say that there are none")
-            return list(_by_index(told[key]).values())
+            return list(by_index(told[key]).values())
 
         return by_offset(page_at, _PAGE)
-
-
-def _by_index(told: Any) -> dict[int, Any]:
-    """A PHP array by its numbers: as JSON it is an object, or a list where no number is left out."""
-    pairs = told.items() if isinstance(told, dict) else enumerate(told or ())
-    return {int(index): value for index, value in pairs}
-
-
-def _field(raw: Mapping[str, Any], alias: str) -> str:
-    return str((raw["fields"].get("all") or {}).get(alias) or "")
-
-
-def _opted_out(copies: Sequence[Mapping[str, Any]]) -> str | None:
-    """How contacts of one address are kept out; what one of them said counts for all."""
-    marks = [mark for raw in copies for mark in raw.get("doNotContact") or ()]
-    reasons = {int(mark["reason"]) for mark in marks if mark.get("channel") == "email"}
-    return None if not reasons else BOUNCED if reasons == {_BOUNCED} else "unsubscribed"
-
-
-def _found(copies: Sequence[Mapping[str, Any]] | None) -> Found | None:
-    if not copies:
-        return None
-    return Found(str(copies[0]["id"]), _field(copies[0], "email"), _opted_out(copies), raw=copies)
-
-
-def _row(contact: Contact, known: Found | None) -> dict[str, Any]:
-    """Never with `doNotContact`: it could lift a mark. Empty names are written only where there is one to clear."""
-    names = {key: name[:NAME_CHARS] for key, name in name_fields(contact, "firstname", "lastname").items()}
-    row: dict[str, Any] = {"email": contact.address, PLANFIX_ID: contact.id, **names}
-    if known and any(not name and _field(raw, key) for key, name in names.items() for raw in known.raw):
-        row["overwriteWithBlank"] = True
-    return row
-
-
-def _outcome(written: Mapping[str, Any] | None, error: Mapping[str, Any] | None) -> Outcome:
-    if written is not None and error is None:
-        return Delivered(str(written["id"]))
-    if error is None:
-        raise Transient("upsert: nothing was said of one of the contacts")
-    detail = redact(f"{error.get('code')} {error.get('message')}")
-    if error.get("code") == 403:
-        return Rejected(Reason.RIGHTS, detail)
-    of_address = "email" in (error.get("details") or {})
-    return Rejected(Reason.INVALID_ADDRESS if of_address else Reason.CONTACT_REFUSED, detail)
