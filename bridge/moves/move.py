@@ -11,6 +11,7 @@ from typing import Any, Final
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
 from bridge.halves import in_halves
+from bridge.moves.opt_outs import LEFT, PAGE
 from bridge.moves.reading import BATCH_MAX, DiskSet, in_batches
 from bridge.store import Copied, MappedList, Result, Store
 from providers.base import (
@@ -28,10 +29,6 @@ from providers.base import (
     Rejected,
     Transient,
 )
-
-PAGE: Final = 1000
-LEFT: Final = "left"
-"""How somebody opted out who is not at a service any more that forgets opt-outs."""
 
 _THERE: Final = (Result.SENT, Result.MOVED)
 
@@ -87,7 +84,6 @@ class Move:
         moves = self._store.moves
         await moves.begin(self._mapped.id, self._copy.id)
         self._had_contacts = bool(await moves.mapped_after(self._copy.id, "", 1))
-        await self._remember_account()
         await self._read()
         if self._had_contacts:
             await self._take_off()
@@ -104,12 +100,6 @@ class Move:
         return counts
 
     # Reading the old list
-
-    async def _remember_account(self) -> None:
-        """Whoever the old account keeps out is out, also who is on no list of it any more and may be put back."""
-        of = self._store.fingerprints.of
-        async for batch in in_batches(self._old.kept_out()):
-            await self._remember((of(member.address), member.how) for member in batch)
 
     async def _read(self, still_there: DiskSet | None = None) -> None:
         """Carries over whoever is not yet, or has opted out since."""

@@ -3,8 +3,8 @@ end of old lists."""
 
 import asyncio
 import enum
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from bridge.clock import Clock
 from bridge.lists import Lists
-from bridge.moves.late import carry_late_opt_outs
 from bridge.moves.move import Move, OldListGone
+from bridge.moves.opt_outs import Heard, LateOptOuts, remember_kept_out
 from bridge.moves.plan import Plan, Step
 from bridge.moves.providers import OpenProviders
 from bridge.moves.report import Report
@@ -75,6 +75,7 @@ class Switch:
         self._say = say
         self._lists = Lists(store, clock)
         self._progress = False
+        self._remembered: set[str] = set()  # providers whose accounts told whom they keep out, in this run
         self._backoff = wait_random_exponential(multiplier=1, min=0.5, max=WAIT_MAX_S)
 
     async def tidy(self, plan: Plan) -> None:
@@ -83,28 +84,37 @@ class Switch:
         for mapped in plan.staying:
             await self._store.moves.give_up(mapped.id)
         await self._end_copies_of_deleted_lists(plan.account)
-        for copy in await self._store.lists.copies(plan.account):
-            unheard = copy.state is ListState.LEFT and copy.provider in self._providers
-            if unheard and (detail := await self._hear_the_last(copy, again=True)):
-                self._say(detail)
+        copies = await self._store.lists.copies(plan.account)
+        unheard = [copy for copy in copies if copy.state is ListState.LEFT and copy.provider in self._providers]
+        told = await LateOptOuts(self._store, self._providers, self._clock).hear(unheard)
+        for detail in {_what_is_left(heard) for heard in told if heard.error}:
+            self._say(detail)
 
     async def apply(self, plan: Plan, report: Report) -> list[Moved]:
-        """Moves the lists of a plan that has no refusals; ends early where the next ones could not be moved either."""
+        """Moves the lists of a plan that has no refusals; ends early where the next ones could not be moved either.
+
+        Who opted out between the last look at an old list and its turn is out too: each old list is heard right after
+        its turn, and the old accounts after the last one."""
         told: list[Moved] = []
+        late = LateOptOuts(self._store, self._providers, self._clock, since=self._clock.now())
         for step in plan.steps:
             moved = await self._move(step, report)
             report.whole_list(str(step.mapped.public_id), moved.state, moved.detail)
             told.append(moved)
             if moved.state is State.STAYED and moved.detail != _GONE:
                 break
-        return told
+            left = await self._store.lists.copy_at(step.mapped.id, step.mapped.provider)
+            if moved.state is State.MOVED and left is not None:
+                await late.hear_list(left)
+        unheard = {heard.original.id: heard for heard in await late.hear_accounts() if heard.error}
+        return [
+            replace(moved, detail=_what_is_left(unheard[moved.mapped.id])) if moved.mapped.id in unheard else moved
+            for moved in told
+        ]
 
     async def clean_up(self, account: str) -> list[Cleaned]:
         """Deletes all places where lists of the account do not live any more, when their last opt-outs were heard."""
-        told = []
-        for copy in await self._store.lists.copies(account):
-            told.append(await self._end(copy))
-        return told
+        return await self._end(await self._store.lists.copies(account))
 
     # One list
 
@@ -120,19 +130,20 @@ class Switch:
         except OldListGone:
             detail = _GONE
         except ProviderError as error:
-            detail = f"{type(error).__name__}: {error.detail}"
+            detail = _in_words(error)
         finally:
             if counts is None:
                 await self._let_go(step)
         if counts is not None:
-            left = await self._store.lists.copy_at(step.mapped.id, step.mapped.provider)
-            detail = "" if left is None else await self._hear_the_last(left)
-            return Moved(step.mapped, step.target, State.MOVED, counts, detail)
+            return Moved(step.mapped, step.target, State.MOVED, counts)
         present = await self._store.lists.by_id(step.mapped.id)
         state = State.STAYED if present.state in IN_USE else State.DELETED
         return Moved(step.mapped, step.target, state, detail=detail if state is State.STAYED else "")
 
     async def _try(self, step: Step, old: Provider[Any], new: Provider[Any], report: Report) -> dict[Result, int]:
+        if step.mapped.provider not in self._remembered:
+            await remember_kept_out(self._store, step.mapped.account, old, self._clock.now())
+            self._remembered.add(step.mapped.provider)
         copy = await self._copy(step, new)
         watch = partial(self._watched, step)
         people = partial(report.people, str(step.mapped.public_id))
@@ -146,16 +157,6 @@ class Switch:
             await self._store.moves.give_up(step.mapped.id)
             await self._store.moves.forget(copy.id)
             raise Transient("the list was deleted at the new provider while it was filled") from error
-
-    async def _hear_the_last(self, copy: MappedList, *, again: bool = False) -> str:
-        """Who opted out between the last look at the old list and its turn is out too; what kept that from being heard,
-        if anything."""
-        original = await self._store.lists.by_id(int(copy.copy_of or 0))
-        try:
-            await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original, again=again)
-        except ProviderError as error:
-            return f"the last opt-outs could not be read ({error.detail}): planfix-bridge verify ACCOUNT --repair"
-        return ""
 
     async def _copy(self, step: Step, new: Provider[Any]) -> MappedList:
         """Where the list is to live. A move to somewhere else that broke off is given up."""
@@ -205,27 +206,40 @@ class Switch:
     # The end of old lists
 
     async def _end_copies_of_deleted_lists(self, account: str) -> None:
+        ending = []
         for copy in await self._store.lists.copies(account):
             never_in_use = copy.left_at is None or copy.state is ListState.FILLING
             if never_in_use and copy.copy_of is not None:
                 original = await self._store.lists.by_id(copy.copy_of)
                 if original.state in (ListState.DELETING, ListState.DELETED):
-                    await self._end(copy)
+                    ending.append(copy)
+        await self._end(ending)
 
-    async def _end(self, copy: MappedList) -> Cleaned:
+    async def _end(self, copies: Sequence[MappedList]) -> list[Cleaned]:
+        stay = {copy.id: await self._reason_to_stay(copy) for copy in copies}
+        late = LateOptOuts(self._store, self._providers, self._clock)
+        told = await late.hear([copy for copy in copies if not stay[copy.id] and copy.provider_list_id is not None])
+        stay |= {heard.copy.id: _in_words(heard.error) for heard in told if heard.error}
+        return [await self._delete(copy, stay[copy.id]) for copy in copies]
+
+    async def _reason_to_stay(self, copy: MappedList) -> str:
         original = await self._store.lists.by_id(int(copy.copy_of or 0))
         if original.state is ListState.MOVING:
-            return Cleaned(copy, False, "the list is being moved: end that first, by the same command or by --back")
+            return "the list is being moved: end that first, by the same command or by --back"
         if copy.provider not in self._providers:
-            return Cleaned(copy, False, f"{copy.provider} is not in the settings; put it back there")
+            return f"{copy.provider} is not in the settings; put it back there"
+        return ""
+
+    async def _delete(self, copy: MappedList, stay: str) -> Cleaned:
+        if stay:
+            return Cleaned(copy, False, stay)
         provider = await self._providers.get(copy.provider)
         try:
             list_id = copy.provider_list_id or await self._begun(copy, provider)
             if list_id is not None:
-                await carry_late_opt_outs(self._store, self._providers, self._clock, copy, original, again=True)
                 await provider.delete_list(list_id)
         except ProviderError as error:
-            return Cleaned(copy, False, f"{type(error).__name__}: {error.detail}")
+            return Cleaned(copy, False, _in_words(error))
         await self._store.moves.forget(copy.id)
         return Cleaned(copy, True)
 
@@ -240,3 +254,12 @@ class Switch:
 
 
 _GONE: Final = "the list is gone at the old provider: switch the mailing of the filter off and on again in Planfix"
+
+
+def _in_words(error: ProviderError) -> str:
+    return f"{type(error).__name__}: {error.detail}"
+
+
+def _what_is_left(heard: Heard) -> str:
+    detail = "" if heard.error is None else heard.error.detail
+    return f"the last opt-outs could not be read ({detail}): planfix-bridge verify ACCOUNT --repair"

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
-from bridge.moves.late import carry_late_opt_outs
-from bridge.moves.move import LEFT, PAGE
+from bridge.moves.opt_outs import LEFT, PAGE, Heard, LateOptOuts
 from bridge.moves.providers import OpenProviders
 from bridge.moves.reading import DiskSet, in_batches
 from bridge.store import Known, ListClosed, ListState, MappedList, Store
@@ -60,19 +59,36 @@ class Verify:
 
     async def run(self, account: str) -> AsyncIterator[Difference]:
         """One difference for each list of the account, as it is known."""
-        for item in await self._store.lists.summaries(account):
-            if item.mapped.state in (ListState.OPEN, ListState.MOVING):
-                yield await self._compare(item.mapped)
+        there = [item.mapped for item in await self._store.lists.summaries(account)]
+        late = await self._hear_old_places(account, there)
+        for mapped in there:
+            if mapped.state in (ListState.OPEN, ListState.MOVING):
+                yield await self._compare(mapped, [heard for heard in late if heard.original.id == mapped.id])
 
-    async def _compare(self, mapped: MappedList) -> Difference:
+    async def _hear_old_places(self, account: str, there: Sequence[MappedList]) -> list[Heard]:
+        open_here = {m.id for m in there if m.state is ListState.OPEN and m.provider in self._providers}
+        late = LateOptOuts(self._store, self._providers, self._clock, change=self._repair)
+        return await late.hear(
+            [
+                copy
+                for copy in await self._store.lists.copies(account)
+                if copy.copy_of in open_here and copy.left_at is not None and copy.provider in self._providers
+            ]
+        )
+
+    async def _compare(self, mapped: MappedList, late: Sequence[Heard]) -> Difference:
         found = Difference(mapped)
+        for heard in late:
+            found.late += heard.count
+            found.repaired += heard.count * self._repair
+            if heard.error:
+                found.detail = f"{type(heard.error).__name__}: {heard.error.detail}"
         if mapped.state is ListState.MOVING:
             found.detail = "it is being moved"
         elif mapped.provider not in self._providers:
             found.detail = f"{mapped.provider} is not in the settings; put it back there"
-        else:
+        elif not found.detail:
             try:
-                await self._hear_old_places(found)
                 await self._compare_members(found)
                 await self._compare_name(found)
             except Refused as error:
@@ -81,16 +97,6 @@ class Verify:
             except ProviderError as error:
                 found.detail = f"{type(error).__name__}: {error.detail}"
         return found
-
-    async def _hear_old_places(self, found: Difference) -> None:
-        for copy in await self._store.lists.copies(found.mapped.account):
-            if copy.copy_of == found.mapped.id and copy.left_at is not None and copy.provider in self._providers:
-                repair = self._repair
-                late = await carry_late_opt_outs(
-                    self._store, self._providers, self._clock, copy, found.mapped, change=repair, again=repair
-                )
-                found.late += late
-                found.repaired += late * self._repair
 
     async def _compare_members(self, found: Difference) -> None:
         mapped = found.mapped

@@ -25,6 +25,7 @@ _OPTED_OUT = select(opt_outs.c.fingerprint, opt_outs.c.how).where(
     opt_outs.c.account == bindparam("account"),
     opt_outs.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
 )
+_OPTED_OUT_BEFORE = _OPTED_OUT.where(opt_outs.c.seen_at < bindparam("before"))
 _PROVIDER_IDS = select(contacts.c.fingerprint, contacts.c.provider_contact_id).where(
     contacts.c.fingerprint.in_(bindparam("fingerprints", expanding=True)),
     contacts.c.list_id + 0 == _OF_LIST,  # the bare column has SQLite read the whole list, by its primary key
@@ -118,12 +119,16 @@ class Memory:
                 found |= {row.fingerprint: row.provider_contact_id for row in rows}
         return found
 
-    async def opted_out(self, account: str, fingerprints: Sequence[bytes]) -> dict[bytes, OptedOut]:
-        """Those of the fingerprints that are to get no mail, and how that came."""
+    async def opted_out(
+        self, account: str, fingerprints: Sequence[bytes], *, before: float | None = None
+    ) -> dict[bytes, OptedOut]:
+        """Those of the fingerprints that are to get no mail, and how that came; with `before`, a Unix time, those of
+        whom that was known then."""
         found: dict[bytes, OptedOut] = {}
+        query = _OPTED_OUT if before is None else _OPTED_OUT_BEFORE.params(before=before)
         async with self._database.read() as connection:
             for some in chunks(fingerprints):
-                rows = await connection.execute(_OPTED_OUT, {"account": account, "fingerprints": some})
+                rows = await connection.execute(query, {"account": account, "fingerprints": some})
                 found |= {fingerprint: OptedOut(how) for fingerprint, how in rows}
         return found
 

@@ -18,7 +18,7 @@ from bridge.moves.report import Report
 from bridge.moves.switch import Cleaned, Moved, State, Switch
 from bridge.moves.verify import Difference, Verify
 from bridge.store import MappedList, Store
-from providers.base import Capabilities, Settings
+from providers.base import Capabilities, Member, MemberState, Settings
 from tests.bench import Bench
 from tests.clock import DrivenClock
 from tests.memory_provider import ESPS, Killed, MemoryEsp, MemoryProvider
@@ -43,12 +43,23 @@ class Forgetting(MemoryProvider):
     capabilities = can(forgets_opt_outs=True)
 
 
+class Keeping(MemoryProvider):
+    """Tells whom the account keeps out, whatever lists they are on."""
+
+    name = "keeping"
+    capabilities = can()
+
+    async def kept_out(self) -> AsyncIterator[Member]:
+        for address in await self.esp.call("kept_out", [], lambda _: sorted(self.esp.out)):
+            yield Member(address, MemberState.OPTED_OUT)
+
+
 class OneName(MemoryProvider):
     name = "one_name"
     capabilities = can(one_name=True)
 
 
-TYPES = {cls.name: f"tests.moves.bench:{cls.__name__}" for cls in (Taking, Forgetting, OneName)}
+TYPES = {cls.name: f"tests.moves.bench:{cls.__name__}" for cls in (Taking, Forgetting, Keeping, OneName)}
 TYPES["memory"] = "tests.memory_provider:MemoryProvider"
 
 

@@ -5,10 +5,10 @@ import csv
 import json
 import re
 import sqlite3
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
-from unittest.mock import AsyncMock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +19,8 @@ from bridge.planfix import CreateList, ImportContacts, UpdateContact
 from bridge.replies import Failure, ListCreated, Outcome, Tally
 from bridge.service import Bridge
 from bridge.store import Store, StoreError
-from providers.base import Transient
+from providers.base import Member, Transient
+from providers.sandbox import SandboxProvider
 from tests.bench import person
 
 T = TypeVar("T")
@@ -291,8 +292,18 @@ def test_check_tells_of_a_move_that_broke_off() -> None:
 
 @pytest.mark.usefixtures("mailings")
 def test_check_tells_of_a_move_that_broke_off_after_the_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = count()
+
+    async def kept_out(_: SandboxProvider) -> AsyncIterator[Member]:
+        """Nobody before the lists are copied; and no answer after their turn."""
+        if next(readings):
+            raise Transient("503")
+        nobody: tuple[Member, ...] = ()
+        for member in nobody:
+            yield member
+
     with monkeypatch.context() as patch:
-        patch.setattr("bridge.moves.switch.carry_late_opt_outs", AsyncMock(side_effect=Transient("503")))
+        patch.setattr(SandboxProvider, "kept_out", kept_out)
         assert "--repair" in switch("--to", "new", "--yes").stdout
     told = "! account main: lists that moved, opt-outs of the last moment not heard: 2"
     assert told in run("check").stdout

@@ -12,7 +12,10 @@ from bridge.moves.report import Report
 from bridge.moves.switch import State, Switch
 from bridge.store import Moves, Store
 from providers.testing.base import people
+from tests.bench import person
+from tests.clock import DrivenClock
 from tests.end_to_end import Stage, config_of, esp_of, look_at_jobs_at_once
+from tests.moves.bench import MovingBench, running
 
 
 @pytest.mark.parametrize("old", ["brevo", "sendgrid"])
@@ -53,3 +56,54 @@ async def test_who_opted_out_and_was_removed_stays_out_at_the_next_service(
             await stage.delivered()
             [list_id] = await there.lists()
             assert await there.mailable(list_id) == there.listed(staying)
+
+
+def readings(bench: MovingBench) -> int:
+    return [operation for operation, _ in bench.esp.calls].count("kept_out")
+
+
+@pytest.mark.usefixtures("types")
+async def test_an_account_is_read_before_the_first_list_and_after_the_last_one(
+    store_url: str, clock: DrivenClock
+) -> None:
+    """However many lists there are: an account may hold many more people than they do."""
+    async with running(MovingBench(store_url, clock, old="keeping")) as bench:
+        for number in (1, 2, 3):
+            await bench.bring(await bench.create(f"List {number}"), person(number))
+        await bench.move()
+        assert readings(bench) == 2
+        assert {cleaned.gone for cleaned in await bench.clean_up()} == {True}
+        assert readings(bench) == 3
+
+
+@pytest.mark.usefixtures("types")
+@pytest.mark.parametrize("new", ["memory", "taking"])
+async def test_an_opt_out_during_the_move_of_a_later_list_holds_for_one_that_has_moved(
+    store_url: str, clock: DrivenClock, monkeypatch: pytest.MonkeyPatch, new: str
+) -> None:
+    async with running(MovingBench(store_url, clock, old="keeping", new=new)) as bench:
+        lists = [await bench.create("First"), await bench.create("Second")]
+        for list_id in lists:
+            await bench.bring(list_id, person(1), person(2))
+        begin, begun = Moves.begin, iter((False, True))
+
+        async def later(*arguments: Any) -> None:
+            if next(begun):
+                bench.esp.out.add("p1@x.test")
+            await begin(*arguments)
+
+        monkeypatch.setattr(Moves, "begin", later)
+        await bench.move()
+        await bench.until_delivered()
+        assert [await bench.mailable(list_id) for list_id in lists] == [{"p2@x.test"}] * 2
+
+
+@pytest.mark.usefixtures("types")
+async def test_who_is_told_by_the_list_and_by_the_account_counts_once(store_url: str, clock: DrivenClock) -> None:
+    async with running(MovingBench(store_url, clock, old="keeping")) as bench:
+        await bench.bring(await bench.create(), person(1), person(2))
+        await bench.move()
+        bench.esp.out.add("p1@x.test")
+        assert (await bench.verify()).late == 1
+        assert (await bench.verify(repair=True)).late == 1
+        assert (await bench.verify()).late == 0
