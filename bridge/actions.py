@@ -1,7 +1,7 @@
 """What each of Planfix's four actions means for lists and contacts."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Final
 
@@ -19,7 +19,6 @@ from bridge.planfix import (
     ImportContacts,
     Request,
     UpdateContact,
-    WireContact,
 )
 from bridge.provider_pool import ProviderMissing, ProviderPool
 from bridge.replies import (
@@ -133,11 +132,13 @@ class Actions:
             self._lists.forget(mapped)
 
     async def _import(self, account: Account, request: ImportContacts) -> Outcome:
-        refusals = [Refusal(contact.id, contact.problem) for contact in request.contacts if contact.problem]
-        # The last one of an id counts.
-        contacts = list({contact.id: contact for contact in request.contacts if contact.problem is None}.values())
-        request.contacts.clear()  # whoever waits for the answer still holds the request
-        return await self._change(account, request.list_id, _present(contacts, self._clock.now()), refusals)
+        refusals = [Refusal(contact_id, problem) for contact_id, problem in request.refused]
+        now = self._clock.now()
+        changes = (
+            Change(each.id, Kind.PRESENT, each.address, each.first_name, each.last_name, created_at=now)
+            for each in request.contacts
+        )
+        return await self._change(account, request.list_id, changes, refusals)
 
     async def _update(self, account: Account, request: UpdateContact) -> Outcome:
         contact = request.contact
@@ -223,11 +224,3 @@ class Actions:
                 if ticket.pending:
                     await self._elsewhere.refresh(ticket)
         return Failure("auth_failed") if any(ticket.key_refused for ticket in tickets) else None
-
-
-def _present(contacts: list[WireContact], now: float) -> Iterator[Change]:
-    """A change for each contact; who was given is not held here any more."""
-    contacts.reverse()
-    while contacts:
-        contact = contacts.pop()
-        yield Change(contact.id, Kind.PRESENT, contact.address, contact.first_name, contact.last_name, created_at=now)

@@ -30,6 +30,9 @@ from providers.base import (
 BACKOFF_MIN_S = 0.3
 BACKOFF_MAX_S = 15 * 60.0
 AUTH_RETRY_S = 15 * 60.0
+KEEPS_A_PLACE_FROM = 4
+"""Of so many calls at one time one is never a further call of a list: single changes to others go beside an import."""
+
 NOTICED_AFTER_S = 5.0
 """A wait longer than this is an outage at once; a shorter one becomes an outage when the next try fails too."""
 
@@ -202,7 +205,10 @@ class Courier:
                     and not self._renewing
                     and len(running) < provider.parallel_calls
                 ):
-                    batch = await schedule.next_batch(self._clock.now())
+                    is_last = (
+                        provider.parallel_calls - len(running) == 1 and provider.parallel_calls >= KEEPS_A_PLACE_FROM
+                    )
+                    batch = await schedule.next_batch(self._clock.now(), of_idle_list=is_last)
                     if batch is None:
                         break
                     running.add(asyncio.create_task(self._deliver(provider, schedule, batch)))

@@ -13,11 +13,12 @@ from aiohttp import web
 from bridge.bodies import Bodies
 from bridge.clients import client_of
 from bridge.config import Account, Server
-from bridge.envelope import BadRequest, open_envelope
+from bridge.envelope import open_envelope
 from bridge.planfix import Request, read_request
 from bridge.protocol import hung_up
 from bridge.replies import Reply, bad_request_reply, error_reply, reply_to, unauthorized_reply
 from bridge.service import Bridge
+from bridge.strict_json import BadRequest
 from bridge.throttle import Throttle
 
 IN_THREAD_OVER_BYTES: Final = 256 * 1024

@@ -5,34 +5,25 @@ size, and a stranger may send one. All costs time in step with the body, so read
 """
 
 import binascii
-import json
+import codecs
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 
-ACTIONS: Final = ("createList", "deleteList", "importContacts", "updateContact")
-NESTING_MAX_LEVELS: Final = 20
+from bridge.strict_json import BadRequest, read, read_body, read_data
+
+IMPORT: Final = "importContacts"
+ACTIONS: Final = ("createList", "deleteList", IMPORT, "updateContact")
 FORM_MAX_FIELDS: Final = 20
 UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""What no text of a request may hold: control characters, and halves of characters."""
+"""What no text of a request may hold: control characters, and halves of characters. None of it is printable."""
 
 _NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_HALVES: Final = tuple(f"\\u{d}{digit}" for d in "dD" for digit in "89abcdefABCDEF")
-
-
-class BadRequest(Exception):
-    """The request cannot be understood. `code` is a key of `bridge.texts`, `field` a path such as `data.contacts[3].id`
-    or empty; neither quotes what the client sent."""
-
-    status: Final = 400
-
-    def __init__(self, code: str, field: str = "") -> None:
-        super().__init__(f"{code} {field}".rstrip())
-        self.code = code
-        self.field = field
+_HALVES: Final = tuple(f"\\u{d}{digit}".encode() for d in "dD" for digit in "89abcdefABCDEF")
+_CHECKED_AT_ONCE_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +31,8 @@ class Envelope:
     """A request whose token is not checked yet.
 
     `action` is one of the four, or empty. `token` is empty when it is missing or cannot be a token. `read_data` gives
-    what is in the field `data`, None when there is none; it raises BadRequest.
+    what is in the field `data`, the contacts of an import as `strict_json.read_body` leaves them, None when there is
+    none; it raises BadRequest.
     """
 
     action: str
@@ -53,11 +45,19 @@ def open_envelope(body: bytes) -> Envelope:
 
     UTF-8 with or without BOM. Raises BadRequest.
     """
+    content = body.removeprefix(codecs.BOM_UTF8).strip()
+    _require_utf8(content)
+    return _open_json(content) if content.startswith(b"{") else _open_form(content.decode())
+
+
+def _require_utf8(content: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        content = body.decode("utf-8-sig").strip()
+        for start in range(0, len(content), _CHECKED_AT_ONCE_BYTES):
+            decoder.decode(content[start : start + _CHECKED_AT_ONCE_BYTES])
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise BadRequest("not_utf8") from error
-    return _open_json(content) if content.startswith("{") else _open_form(content)
 
 
 class _Head(msgspec.Struct):
@@ -70,23 +70,25 @@ class _Head(msgspec.Struct):
 _HEAD: Final = msgspec.json.Decoder(_Head)
 
 
-def _open_json(content: str) -> Envelope:
+def _open_json(content: bytes) -> Envelope:
     try:
         head = _head(content)
     except RecursionError as error:
         raise BadRequest("too_deep") from error
     except msgspec.MsgspecError as error:
         raise BadRequest("malformed") from error
-    return _envelope(_text(head.action), _text(head.token), lambda: _json(content).get("data"))
+    action = _text(head.action)
+    read_all = read_body if action == IMPORT else read
+    return _envelope(action, _text(head.token), lambda: read_all(content).get("data"))
 
 
-def _head(content: str) -> _Head:
+def _head(content: bytes) -> _Head:
     try:
         return _HEAD.decode(content)
     except msgspec.DecodeError:
         # Halves of characters, which a client leaves that cuts a text, are mended later, where they matter.
-        for half in _HALVES if "\\ud" in content.lower() else ():
-            content = content.replace(half, "\\u00")
+        for half in _HALVES if b"\\ud" in content.lower() else ():
+            content = content.replace(half, b"\\u00")
         return _HEAD.decode(content)
 
 
@@ -103,12 +105,13 @@ def _open_form(content: str) -> Envelope:
     if len(pairs) > FORM_MAX_FIELDS or not all(equals for _, equals, _ in pairs):
         raise BadRequest("malformed")
     if len(pairs) == 1:
-        return _open_json(_decoded(pairs[0][2]))
-    fields = _unique([(_decoded(name), _decoded(value)) for name, _, value in pairs])
-    data = fields.get("data")
-    return _envelope(
-        fields.get("action", ""), fields.get("authToken", ""), lambda: None if data is None else _json(data)
-    )
+        return _open_json(_decoded(pairs[0][2]).encode())
+    fields = {_decoded(name): _decoded(value) for name, _, value in pairs}
+    if len(fields) != len(pairs):
+        raise BadRequest("duplicate_key")
+    action, data = fields.get("action", ""), fields.get("data")
+    read_all = read_data if action == IMPORT else read
+    return _envelope(action, fields.get("authToken", ""), lambda: None if data is None else read_all(data.encode()))
 
 
 def _decoded(written: str) -> str:
@@ -128,34 +131,3 @@ def _envelope(action: str, token: str, read_data: Callable[[], Any]) -> Envelope
         token="" if UNSAFE.search(token) else token,  # a lone surrogate cannot even be encoded for the comparison
         read_data=read_data,
     )
-
-
-def _json(content: str) -> Any:
-    try:
-        value = json.loads(content, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise BadRequest("too_deep") from error
-    except ValueError as error:  # also an integer of thousands of digits
-        raise BadRequest("malformed") from error
-    level: list[Any] = [[value]]
-    for _ in range(NESTING_MAX_LEVELS + 1):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if isinstance(parent, dict) else parent)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return value
-    raise BadRequest("too_deep")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise BadRequest("duplicate_key")
-    return values
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")

@@ -14,11 +14,14 @@ request; an address that cannot be used is a problem of its contact only.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
-from bridge.envelope import UNSAFE, BadRequest, Envelope
+import msgspec
+
+from bridge.envelope import UNSAFE, Envelope
+from bridge.strict_json import BadRequest, read_item
 from providers.base import ADDRESS_MAX_CHARS, Reason
 
 CONTACT_ID_MAX_CHARS: Final = 100
@@ -34,15 +37,17 @@ ChangeAction: TypeAlias = Literal["add", "update", "delete"]
 _CHANGE_ACTIONS: Final[Mapping[str, ChangeAction]] = {"add": "add", "update": "update", "delete": "delete"}
 
 
-@dataclass(frozen=True, slots=True)
-class WireContact:
+class WireContact(msgspec.Struct, frozen=True, gc=False):
     """A contact as Planfix tells it. With a `problem` the address is empty. None as a name: not told."""
 
     id: str
-    address: str = field(repr=False)
-    first_name: str | None = field(repr=False)
-    last_name: str | None = field(repr=False)
+    address: str
+    first_name: str | None
+    last_name: str | None
     problem: Reason | None = None
+
+    def __repr__(self) -> str:
+        return f"WireContact(id={self.id!r}, problem={self.problem})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +62,12 @@ class DeleteList:
 
 @dataclass(frozen=True, slots=True)
 class ImportContacts:
+    """`contacts` are without a problem; `refused` are the others, by id. Contacts as objects take more room than as
+    they came: each is made when it is asked for."""
+
     list_id: str
-    contacts: list[WireContact]
+    contacts: Iterable[WireContact] = field(repr=False)
+    refused: Sequence[tuple[str, Reason]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,9 @@ class _Fields:
 
     def text(self, name: str) -> str | None:
         value = self.raw_text(name)
-        return value and UNSAFE.sub(" ", value).strip()
+        if value is None:
+            return None
+        return (value if value.isprintable() else UNSAFE.sub(" ", value)).strip()
 
     def required_text(self, name: str, max_chars: int) -> str:
         value = self.text(name)
@@ -124,18 +135,18 @@ class _Fields:
         if not value:
             raise self._fault("missing_field", name)
         # An id is never mended: the mended one might be somebody else's.
-        if len(value) > max_chars or UNSAFE.search(value):
+        if len(value) > max_chars or not (value.isprintable() or UNSAFE.search(value) is None):
             raise self._fault("not_id", name)
         return value
 
     def fields(self, name: str) -> "_Fields":
         return _Fields(self._values.get(name), f"{self._path}.{name}")
 
-    def each(self, name: str) -> Iterator["_Fields"]:
+    def items(self, name: str) -> list[Any]:
         value = self._values.get(name)
         if not isinstance(value, list):
             raise self._fault("missing_field" if value is None else "not_array", name)
-        return (_Fields(item, f"{self._path}.{name}[{index}]") for index, item in enumerate(value))
+        return value
 
 
 def _address(value: str | None) -> tuple[str, Reason | None]:
@@ -167,8 +178,27 @@ def _delete_list(data: _Fields) -> DeleteList:
     return DeleteList(data.id("listId", LIST_ID_MAX_CHARS))
 
 
+class _Contacts:
+    """Contacts as they are written, which were read once and found well."""
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self._items = items
+
+    def __iter__(self) -> Iterator[WireContact]:
+        return (_contact(_Fields(read_item(item), "")) for item in self._items)
+
+
 def _import_contacts(data: _Fields) -> ImportContacts:
-    return ImportContacts(data.id("listId", LIST_ID_MAX_CHARS), [_contact(fields) for fields in data.each("contacts")])
+    list_id = data.id("listId", LIST_ID_MAX_CHARS)
+    well: list[Any] = []
+    refused: list[tuple[str, Reason]] = []
+    for index, item in enumerate(data.items("contacts")):
+        contact = _contact(_Fields(read_item(item), f"data.contacts[{index}]"))
+        if contact.problem is None:
+            well.append(item)
+        else:
+            refused.append((contact.id, contact.problem))
+    return ImportContacts(list_id, _Contacts(well), tuple(refused))
 
 
 def _update_contact(data: _Fields) -> UpdateContact:

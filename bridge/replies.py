@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from bridge.envelope import BadRequest
+from bridge.strict_json import BadRequest
 from bridge.texts import presentable, text
 from bridge.tickets import REJECTED_SHOWN
 from providers.base import Reason

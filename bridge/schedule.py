@@ -33,7 +33,7 @@ class Schedule:
 
     A batch that is not full goes when no other of its list is under way, or one that is no larger. So a burst of single
     changes gathers while calls are out, and goes in few; of requests that come together none waits for the first, which
-    went alone; a large import uses every slot.
+    went alone; a large import uses all places but one.
     """
 
     def __init__(self, store: Store, provider: str, batch_size: int) -> None:
@@ -50,10 +50,13 @@ class Schedule:
         if queue.ready is not None:
             queue.ready += count
 
-    async def next_batch(self, now: float) -> Batch | None:
+    async def next_batch(self, now: float, *, of_idle_list: bool = False) -> Batch | None:
         """The next batch that may go now, of the list that waited longest; None when none may. A list that is being
-        moved, or lives elsewhere by now, has none. Raises StoreError."""
+        moved, or lives elsewhere by now, has none; with `of_idle_list` neither has one with a batch under way. Raises
+        StoreError."""
         for list_id in list(self._queues):
+            if of_idle_list and self._queues[list_id].in_flight:
+                continue
             batch = await self._next_of(list_id, now)
             if batch is not None:
                 self._queues[list_id] = self._queues.pop(list_id)  # the others' turn comes first now

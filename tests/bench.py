@@ -57,7 +57,9 @@ class Bench:
 
     async def bring(self, list_id: str, *people: WireContact) -> Outcome:
         """importContacts."""
-        return await self.bridge.handle(self.account, ImportContacts(list_id, list(people)))
+        refused = [(each.id, each.problem) for each in people if each.problem]
+        well = [each for each in people if not each.problem]
+        return await self.bridge.handle(self.account, ImportContacts(list_id, well, refused))
 
     async def change(
         self, list_id: str, change: ChangeAction, contact: WireContact, old_address: str | None = None

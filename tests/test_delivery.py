@@ -1,6 +1,7 @@
 """Delivery: batches, order, faults, restarts. Nothing answered is lost, nobody opted out comes back."""
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,6 +22,7 @@ from providers.base import (
     Transient,
 )
 from tests.bench import Bench, person
+from tests.memory_provider import MemoryProvider
 
 DELIVERED = Tally(delivered=1)
 REQUEST_AND_COURIER = 2  # who waits while a call is tried again: the request for its outcome, the courier for its time
@@ -52,6 +54,23 @@ async def test_an_import_takes_the_fewest_calls_and_no_more_at_once_than_allowed
     assert sorted(map(len, upserts(bench))) == [5] + [10] * 9
     assert bench.esp.most_under_way <= 3
     assert await bench.mailable(list_id) == addresses(95)
+
+
+async def test_one_call_is_kept_for_other_lists_while_an_import_takes_all_that_it_can(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryProvider, "limits", replace(MemoryProvider.limits, parallel_calls=4))
+    imported, other = await bench.create("A"), await bench.create("B")
+    bench.esp.hold("upsert")
+    importing = asyncio.create_task(bench.bring(imported, *people(95)))
+    await bench.esp.until_called("upsert", 3)
+    changing = asyncio.create_task(bench.change(other, "add", person(100)))
+    await bench.esp.until_called("upsert", 4)
+    assert upserts(bench)[3] == ["100"]
+    bench.esp.release("upsert")
+    assert await changing == Tally(delivered=1)
+    assert await importing == Tally(delivered=95)
+    assert bench.esp.most_under_way == 4
 
 
 async def test_a_burst_of_single_changes_gathers_while_a_call_is_out(bench: Bench) -> None:

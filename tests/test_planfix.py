@@ -3,6 +3,7 @@
 import json
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.envelope import NESTING_MAX_LEVELS, BadRequest, open_envelope
+from bridge.envelope import UNSAFE, open_envelope
 from bridge.languages import LANGUAGES
 from bridge.planfix import (
     CONTACT_ID_MAX_CHARS,
@@ -37,6 +38,7 @@ from bridge.replies import (
     reply_to,
     unauthorized_reply,
 )
+from bridge.strict_json import NESTING_MAX_LEVELS, BadRequest, read_body, read_data, read_item
 from bridge.texts import TEXTS, text
 from bridge.tickets import REJECTED_SHOWN
 from providers.base import ADDRESS_MAX_CHARS, Reason
@@ -53,13 +55,18 @@ def body_of(action: Any, data: Any) -> bytes:
 
 
 def read(action: Any, data: Any) -> Request:
-    return read_request(open_envelope(body_of(action, data)))
+    return whole(read_request(open_envelope(body_of(action, data))))
+
+
+def whole(request: Request) -> Request:
+    """The request with its contacts made, if it is an import."""
+    return replace(request, contacts=list(request.contacts)) if isinstance(request, ImportContacts) else request
 
 
 def read_contact(**fields: Any) -> WireContact:
-    request = read("importContacts", {"listId": 1, "contacts": [{"id": 1} | fields]})
-    assert isinstance(request, ImportContacts)
-    return request.contacts[0]
+    request = read("updateContact", {"listId": 1, "action": "add", "contact": {"id": 1} | fields})
+    assert isinstance(request, UpdateContact)
+    return request.contact
 
 
 def read_update(**fields: Any) -> UpdateContact:
@@ -245,6 +252,67 @@ def test_the_token_is_told_before_the_rest_is_judged() -> None:
     assert (envelope.action, envelope.token, envelope.read_data()) == ("", TOKEN, "x")
 
 
+def test_what_is_printable_need_not_be_looked_through() -> None:
+    assert not [letter for letter in map(chr, range(0x110000)) if letter.isprintable() and UNSAFE.match(letter)]
+
+
+# Contacts are made one by one
+
+
+def test_an_import_is_not_made_into_objects_before_they_are_asked_for() -> None:
+    people = [MASHA | {"id": number} for number in range(5000)]
+    body = json.dumps({"action": "importContacts", "data": {"listId": 1, "contacts": people}}).encode()
+    tracemalloc.start()
+    try:
+        request = read_request(open_envelope(body))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 3 * len(body)
+    assert isinstance(request, ImportContacts)
+    assert [contact.id for contact in request.contacts] == [str(number) for number in range(5000)]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        ('{"listId": 1, "contacts": [{"id": 1, "id": 1}]}', "duplicate_key"),
+        ('{"listId": 1, "contacts": [{"id": 1}], "contacts": [{"id": 1}]}', "duplicate_key"),
+        ('{"listId": 1, "contacts": [{"id": 1}], "contacts": 5}', "duplicate_key"),
+        ('{"listId": 1, "listId": 1, "contacts": [{"id": 1}]}', "duplicate_key"),
+        ('{"listId": 1, "contacts": [{"id": NaN}]}', "malformed"),
+        ('{"listId": 1, "contacts": [{"id": 1},]}', "malformed"),
+        ('{"listId": 1, "contacts": [' + "[" * 18 + "]" * 18 + "]}", "too_deep"),
+    ],
+)
+@pytest.mark.parametrize("as_form", [False, True])
+def test_contacts_are_read_as_strictly_as_the_rest(data: str, code: str, as_form: bool) -> None:
+    if as_form:
+        body = urlencode({"action": "importContacts", "authToken": TOKEN, "data": data})
+    else:
+        body = f'{{"action": "importContacts", "authToken": "{TOKEN}", "data": {data}}}'
+    assert fault_of(lambda: read_request(open_envelope(body.encode())))[0] == code
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=3),
+        lambda of: st.lists(of) | st.dictionaries(st.sampled_from(["data", "contacts", "id"]), of),
+        max_leaves=20,
+    )
+)
+def test_a_body_is_read_as_json_is_but_for_the_time_at_which_its_contacts_are(document: Any) -> None:
+    content = json.dumps(document).encode()
+    assert read_all(read_body(content)) == read_all(read_data(content)) == document
+
+
+def read_all(value: Any) -> Any:
+    """The value with what was left unread in it."""
+    if isinstance(value, list):
+        return [read_all(read_item(item)) for item in value]
+    return {key: read_all(each) for key, each in value.items()} if isinstance(value, dict) else value
+
+
 # Faults name their field
 
 
@@ -316,7 +384,7 @@ def test_an_id_is_kept_as_text(sent: Any, kept: str) -> None:
     [True, 1.0, 1e3, [], {}, 10**CONTACT_ID_MAX_CHARS, "9" * (CONTACT_ID_MAX_CHARS + 1), "a\x00b", "a\nb", "a\ud800"],
 )
 def test_what_is_no_id_is_refused_and_never_mended(sent: Any) -> None:
-    assert fault_of(lambda: read_contact(id=sent)) == ("not_id", "data.contacts[0].id")
+    assert fault_of(lambda: read_contact(id=sent)) == ("not_id", "data.contact.id")
 
 
 @pytest.mark.parametrize(
@@ -392,8 +460,7 @@ def test_a_text_that_is_no_address_is_a_problem_of_the_contact(sent: str) -> Non
 
 def test_a_bad_address_does_not_touch_the_other_contacts() -> None:
     request = read("importContacts", {"listId": 1, "contacts": [MASHA, {"id": 2, "email": "?"}, MASHA]})
-    assert isinstance(request, ImportContacts)
-    assert [contact.problem for contact in request.contacts] == [None, Reason.INVALID_ADDRESS, None]
+    assert request == ImportContacts("1", [WIRE_MASHA, WIRE_MASHA], (("2", Reason.INVALID_ADDRESS),))
 
 
 @pytest.mark.parametrize(
@@ -465,8 +532,8 @@ def texts_in(request: Request) -> list[str]:
             return [name]
         case DeleteList(list_id):
             return [list_id]
-        case ImportContacts(list_id, found):
-            pass
+        case ImportContacts(list_id, contacts, refused):
+            found = [*contacts, *(WireContact(contact_id, "", None, None) for contact_id, _ in refused)]
         case UpdateContact(list_id, _, contact, old_address):
             found = [contact, WireContact("old", old_address or "", None, None)]
     names = [name for contact in found for name in (contact.first_name, contact.last_name) if name is not None]
@@ -516,7 +583,7 @@ def test_a_good_import_comes_through_unchanged(
     content = json.dumps(document, ensure_ascii=escaped)
     envelope = open_envelope((urlencode({"json": content}) if as_form else content).encode())
     assert envelope.token == token
-    assert read_request(envelope) == ImportContacts(str(list_id), [as_wire(contact) for contact in sent])
+    assert whole(read_request(envelope)) == ImportContacts(str(list_id), [as_wire(contact) for contact in sent])
 
 
 @given(ids, good_contacts, st.sampled_from(["add", "update", "delete"]), addresses)
