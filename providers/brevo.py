@@ -168,7 +168,7 @@ class BrevoProvider(RestProvider[BrevoSettings]):
 
     async def _import(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         """One job for all."""
-        async with self.job(list_id, contacts):
+        async with self.job(list_id, contacts) as known_as:
             try:
                 process_id = await self._start_import(list_id, contacts)
             except CallRefused as refused:
@@ -176,13 +176,14 @@ class BrevoProvider(RestProvider[BrevoSettings]):
                 if refused.code != "invalid_parameter":
                     raise
                 return [Rejected(Reason.INVALID_ADDRESS, refused.detail) for _ in contacts]
+            await known_as(process_id)
             job = await follow(lambda: self._job(process_id), lambda job: job["status"] in _JOB_ENDED, self.polling)
             if job["status"] != "completed":
                 await self.require_there(list_id)
                 raise Transient(f"an import of Brevo ended as {job['status']}")
         return told_by_report(contacts, await self._invalid(job), "not valid by Brevo's import report")
 
-    async def _start_import(self, list_id: str, contacts: Sequence[Contact]) -> int:
+    async def _start_import(self, list_id: str, contacts: Sequence[Contact]) -> str:
         """Never with `emailBlacklist`: what false does to who is blocklisted is not documented."""
         rows = [{"email": contact.address, "attributes": self._attributes(contact)} for contact in contacts]
         body = {
@@ -192,9 +193,12 @@ class BrevoProvider(RestProvider[BrevoSettings]):
             "emptyContactsAttributes": False,
             "disableNotification": True,
         }
-        return int((await self.call("import", "POST", "/contacts/import", json=body)).json()["processId"])
+        return str((await self.call("import", "POST", "/contacts/import", json=body)).json()["processId"])
 
-    async def _job(self, process_id: int) -> Any:
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return (await self._job(job_id))["status"] in _JOB_ENDED
+
+    async def _job(self, process_id: str) -> Any:
         return (await self.call("job", "GET", "/processes/{}", process_id, bucket="jobs")).json()
 
     async def _invalid(self, job: Any) -> set[str]:

@@ -3,10 +3,13 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
+from itertools import chain
+from typing import TypeAlias, TypeVar
+from uuid import uuid4
 
 from providers.contact import Postponed
 from providers.errors import AuthFailed, ProviderError, RateLimited, Reason, Refused, Transient
@@ -53,44 +56,94 @@ async def follow(look: Callable[[], Awaitable[R]], has_ended: Callable[[R], bool
     raise Overdue(f"a job of the service was not done after {polling.budget_s:g} s")
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job that may yet put people on a list, at most for `left_s`. `job_id` is the service's, None when that was not
+    told; `holds` says whether an address, in small letters, is among the people."""
+
+    key: str
+    job_id: str | None
+    left_s: float
+    holds: Callable[[str], bool]
+
+
+KnownAs: TypeAlias = Callable[[str], Awaitable[None]]
+"""To be told the service's id of a job that has started."""
+
+
 class UnderWay(ABC):
-    """Addresses that a job whose end was not seen may yet put on a list. Who removes one of them now would remove
-    nobody, and the job would bring the person back.
+    """Jobs whose end was not seen, by the addresses that they may yet put on a list. Who removes one of them now would
+    remove nobody, and the job would bring the person back.
 
     Where they are kept is the subclass's: in memory, or where they outlive the process.
     """
 
+    def __init__(self) -> None:
+        self._followed: set[str] = set()
+
     @asynccontextmanager
-    async def job(self, list_id: str, addresses: Iterable[str], longest_s: float) -> AsyncIterator[None]:
+    async def job(self, list_id: str, addresses: Iterable[str], longest_s: float) -> AsyncIterator[KnownAs]:
         """Counts the addresses as under way, at most for `longest_s`, until the block ends well or in an error which
         means that the service has not begun."""
-        asked = list(addresses)
-        await self.begin(list_id, asked, longest_s)
+        key, asked = uuid4().hex, [address.lower() for address in addresses]
+        await self.begin(key, list_id, asked, longest_s)
+        self._followed.add(key)
         try:
-            yield
+            yield partial(self.known_as, key)
+            await self._forget_lost(list_id, asked)
+            await self.end(key)
         except (Refused, AuthFailed, RateLimited) as error:
             if not error.job_goes_on:
-                await self.end(list_id, asked)
+                await self.end(key)
             raise
-        await self.end(list_id, asked)
+        finally:
+            self._followed.remove(key)
 
-    async def waiting(self, list_id: str, people: Sequence[Sequence[str]]) -> list[Postponed | None]:
+    async def waiting(
+        self, list_id: str, people: Sequence[Sequence[str]], has_ended: Callable[[str], Awaitable[bool]]
+    ) -> list[Postponed | None]:
         """One outcome for each of `people`, who are lists of addresses: that of a change which must wait for a job with
-        one of them; None when there is none."""
-        left_s = await self.left_s(list_id, [address for addresses in people for address in addresses])
-        return [_postponed(max((left_s.get(a.lower(), 0.0) for a in addresses), default=0.0)) for addresses in people]
+        one of them; None when there is none. The service is asked by `has_ended`, with the job's id, for one that
+        nobody here follows: the bridge that started it is gone, or gave it up."""
+        wanted = [[address.lower() for address in addresses] for addresses in people]
+        jobs = [job for job in await self.of_list(list_id) if any(map(job.holds, chain.from_iterable(wanted)))]
+        jobs = [job for job in jobs if not await self._is_over(job, has_ended)]
+        return [
+            _postponed(max((job.left_s for job in jobs if any(map(job.holds, addresses))), default=0.0))
+            for addresses in wanted
+        ]
+
+    async def _is_over(self, job: Job, has_ended: Callable[[str], Awaitable[bool]]) -> bool:
+        if job.job_id is None or job.key in self._followed or not await has_ended(job.job_id):
+            return False
+        await self.end(job.key)
+        return True
+
+    async def _forget_lost(self, list_id: str, addresses: Collection[str]) -> None:
+        """Where no answer told the job's id, the repeat stands for it: its end is the end of both."""
+        for job in await self.of_list(list_id):
+            if job.job_id is None and job.key not in self._followed and any(map(job.holds, addresses)):
+                await self.leave_out(job.key, addresses)
 
     @abstractmethod
-    async def begin(self, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
-        """From now on, for `longest_s`, these are under way."""
+    async def begin(self, key: str, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
+        """From now on, for `longest_s`, there is this job with these addresses, which are in small letters."""
 
     @abstractmethod
-    async def end(self, list_id: str, addresses: Sequence[str]) -> None:
-        """These are not under way any more."""
+    async def known_as(self, key: str, job_id: str) -> None:
+        """The service calls the job so."""
 
     @abstractmethod
-    async def left_s(self, list_id: str, addresses: Sequence[str]) -> dict[str, float]:
-        """For how long those of the addresses that are under way may still be so, by address in small letters."""
+    async def end(self, key: str) -> None:
+        """The job is over."""
+
+    @abstractmethod
+    async def leave_out(self, key: str, addresses: Collection[str]) -> None:
+        """These addresses are none of the job's any more."""
+
+    @abstractmethod
+    async def of_list(self, list_id: str) -> Sequence[Job]:
+        """The jobs that are not over."""
 
 
 def _postponed(left_s: float) -> Postponed | None:
@@ -104,18 +157,28 @@ class UnderWayInMemory(UnderWay):
     """Forgets all when the process ends."""
 
     def __init__(self) -> None:
-        self._until_s: dict[tuple[str, str], float] = {}
+        super().__init__()
+        self._jobs: dict[str, tuple[str, float, set[str]]] = {}  # by key: list, until when, addresses
+        self._ids: dict[str, str] = {}
 
-    async def begin(self, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
+    async def begin(self, key: str, list_id: str, addresses: Sequence[str], longest_s: float) -> None:
         now_s = time.monotonic()
-        still = {key: until_s for key, until_s in self._until_s.items() if until_s > now_s}
-        self._until_s = still | {(list_id, address.lower()): now_s + longest_s for address in addresses}
+        self._jobs = {key: job for key, job in self._jobs.items() if job[1] > now_s}
+        self._jobs[key] = list_id, now_s + longest_s, set(addresses)
 
-    async def end(self, list_id: str, addresses: Sequence[str]) -> None:
-        for address in addresses:
-            self._until_s.pop((list_id, address.lower()), None)
+    async def known_as(self, key: str, job_id: str) -> None:
+        self._ids[key] = job_id
 
-    async def left_s(self, list_id: str, addresses: Sequence[str]) -> dict[str, float]:
+    async def end(self, key: str) -> None:
+        self._jobs.pop(key, None)
+
+    async def leave_out(self, key: str, addresses: Collection[str]) -> None:
+        self._jobs[key][2].difference_update(addresses)
+
+    async def of_list(self, list_id: str) -> Sequence[Job]:
         now_s = time.monotonic()
-        keys = {(list_id, address.lower()) for address in addresses}
-        return {key[1]: self._until_s[key] - now_s for key in keys & self._until_s.keys()}
+        return [
+            Job(key, self._ids.get(key), until_s - now_s, addresses.__contains__)
+            for key, (of, until_s, addresses) in self._jobs.items()
+            if of == list_id and until_s > now_s
+        ]

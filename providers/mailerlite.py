@@ -164,10 +164,11 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
         rows = [_row(contact, id_field) for contact in contacts]
         path, body = "/groups/{}/import-subscribers", {"subscribers": rows}
         try:
-            async with self.job(list_id, contacts):
+            async with self.job(list_id, contacts) as known_as:
                 started = await self.call("import", "POST", path, list_id, json=body, bucket="imports")
-                progress_url = str(started.json()["import_progress_url"])
-                report = await follow(lambda: self._report(progress_url), _has_ended, self.polling)
+                import_id = str(started.json()["import_progress_url"]).rstrip("/").rpartition("/")[2]
+                await known_as(import_id)
+                report = await follow(lambda: self._report(import_id), _has_ended, self.polling)
         except CallRefused as refused:
             await self.require_there(list_id, refused)
             if refused.status != 422:
@@ -177,8 +178,10 @@ class MailerliteProvider(RestProvider[MailerliteSettings]):
             return [_delivered(contact) for contact in contacts]
         return await self._looked_after(list_id, contacts, report)
 
-    async def _report(self, progress_url: str) -> Any:
-        import_id = progress_url.rstrip("/").rpartition("/")[2]
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return _has_ended(await self._report(job_id))
+
+    async def _report(self, import_id: str) -> Any:
         return (await self.call("import_report", "GET", "/subscribers/import/{}", import_id)).json()["data"]
 
     async def _looked_after(

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from re import Pattern, fullmatch
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
@@ -27,7 +28,7 @@ from providers.base import (
     SettingsT,
 )
 from providers.concurrency import each
-from providers.jobs import Polling
+from providers.jobs import KnownAs, Polling
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -178,7 +179,8 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         """Who of these must wait for a job; each is one contact under some addresses."""
         if not self.capabilities.asynchronous:
             return [None] * len(people)
-        return await self.under_way.waiting(list_id, [[contact.known_by for contact in some] for some in people])
+        addresses = [[contact.known_by for contact in some] for some in people]
+        return await self.under_way.waiting(list_id, addresses, partial(self.has_ended, list_id))
 
     @staticmethod
     def _removed(record: Found | None) -> Outcome:
@@ -218,9 +220,15 @@ class PlannedProvider(Provider[SettingsT], ABC, Generic[SettingsT]):
         """Takes records off the list and keeps them in the account. Who is not on it, and a list that is gone, are
         success. Where that would lose the mark of an opt-out, who is `opted_out` stays."""
 
-    def job(self, list_id: str, contacts: Iterable[Contact]) -> AbstractAsyncContextManager[None]:
-        """The block in which a job for these contacts is started and followed to its end, see `UnderWay.job`."""
+    def job(self, list_id: str, contacts: Iterable[Contact]) -> AbstractAsyncContextManager[KnownAs]:
+        """The block in which a job for these contacts is started, told the service's id, and followed to its end: see
+        `UnderWay.job`."""
         return self.under_way.job(list_id, (contact.address for contact in contacts), 2 * self.polling.budget_s)
+
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        """Whether a job for this list has ended, by the id that `job` was told; asked when the bridge that started it
+        is gone. A provider that tells no ids is not asked."""
+        raise AssertionError(f"{self.name} tells ids of jobs and does not say how they are")
 
     async def one_by_one(self, items: Sequence[T], work: Callable[[T], Awaitable[R]]) -> list[R]:
         """`work` for every item, results in order, as many at one time as calls may be; the first failure stops the

@@ -269,19 +269,25 @@ async def test_what_was_stored_is_there_after_reopening(store_url: str) -> None:
 async def test_what_a_job_may_yet_do_is_known_after_a_restart_and_until_its_end(store_url: str) -> None:
     now = NOW
     first = await Store.open(store_url)
-    await first.under_way("brevo", lambda: now).begin("7", ["Anna@x.test", "b@x.test"], 60.0)
+    of_first = first.under_way("brevo", lambda: now)
+    await of_first.begin("a key", "7", ["anna@x.test", "b@x.test"], 60.0)
+    await of_first.known_as("a key", "job 1")
     await first.close()
     store = await Store.open(store_url)
     try:
         jobs = store.under_way("brevo", lambda: now)
-        assert await jobs.left_s("7", ["anna@X.test", "b@x.test", "c@x.test"]) == {"anna@x.test": 60, "b@x.test": 60}
-        assert await jobs.left_s("8", ["anna@x.test"]) == {}
-        assert await store.under_way("mailjet", lambda: now).left_s("7", ["anna@x.test"]) == {}
-        await jobs.end("7", ["B@x.test"])
-        assert await jobs.left_s("7", ["anna@x.test", "b@x.test"]) == {"anna@x.test": 60}
+        [job] = await jobs.of_list("7")
+        assert (job.key, job.job_id, job.left_s) == ("a key", "job 1", 60)
+        assert [job.holds(address) for address in ("anna@x.test", "b@x.test", "c@x.test")] == [True, True, False]
+        assert await jobs.of_list("8") == []
+        assert await store.under_way("mailjet", lambda: now).of_list("7") == []
+        await jobs.leave_out("a key", ["b@x.test"])
+        [job] = await jobs.of_list("7")
+        assert [job.holds(address) for address in ("anna@x.test", "b@x.test")] == [True, False]
         now += 61
-        assert await jobs.waiting("7", [["anna@x.test"]]) == [None]
-        await jobs.begin("7", [], 60.0)
+        assert await jobs.of_list("7") == []
+        await jobs.begin("another", "7", [], 60.0)
+        await jobs.end("another")
         async with store.database.read() as connection:
             assert await connection.scalar(text("SELECT count(*) FROM under_way")) == 0, "what is over is forgotten"
     finally:

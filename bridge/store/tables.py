@@ -110,14 +110,15 @@ copied = Table(  # what became of everybody on a list that is being moved: of `l
     Index("copied_by_fingerprint", "list_id", "fingerprint"),
 )
 
-under_way = Table(  # addresses that a job of a provider may yet put on a list, at most until then
+under_way = Table(  # jobs of a provider that may yet put these addresses on a list, at most until then
     "under_way",
     metadata,
+    Column("key", Text, primary_key=True),
     Column("provider", Text, nullable=False),
     Column("provider_list_id", Text, nullable=False),
-    Column("fingerprint", Bytes, nullable=False),
+    Column("job_id", Text),
     Column("until", Double, nullable=False),
-    PrimaryKeyConstraint("provider", "provider_list_id", "fingerprint"),
+    Column("fingerprints", Bytes, nullable=False),
 )
 
 removals = Table(  # that the guard let go

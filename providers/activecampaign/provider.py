@@ -179,12 +179,12 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
         """One job for all. It subscribes nobody who has unsubscribed from the list. Whom it could not take goes alone,
         which tells why."""
         rows = [row_of(contact, tag_name, field_id, self.settings.list_id) for contact in contacts]
-        async with self.job(list_id, contacts):
+        async with self.job(list_id, contacts) as known_as:
             path = f"{_API}/import/bulk_import"
             started = await self.call("import", "POST", path, json={"contacts": rows}, bucket="imports")
-            job = await follow(
-                lambda: self._job(started.json()["batchId"]), lambda job: job["status"] in _JOB_ENDED, self.polling
-            )
+            batch_id = str(started.json()["batchId"])
+            await known_as(batch_id)
+            job = await follow(lambda: self._job(batch_id), lambda job: job["status"] in _JOB_ENDED, self.polling)
             if job["status"] != "completed":
                 # Perhaps for one of the rows, so the same again could end so for ever.
                 raise ContactRefused(detail=f"an import ended as {job['status']}")
@@ -197,6 +197,9 @@ class ActiveCampaignProvider(RestProvider[ActiveCampaignSettings]):
             return await self.one_by_one(some, lambda contact: self._put_one(list_id, field_id, contact))
 
         return await for_the_rest(taken, contacts, alone)
+
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return (await self._job(job_id))["status"] in _JOB_ENDED
 
     async def _job(self, batch_id: str) -> Any:
         return (await self.call("job", "GET", f"{_API}/import/info", query={"batchId": batch_id})).json()

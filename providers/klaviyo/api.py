@@ -45,14 +45,14 @@ class KlaviyoApi(RestProvider[KlaviyoSettings], ABC):
     async def done(self, started: Answer, path: str) -> Any:
         """A job that was started, as it is at its end."""
         job_id = started.json()["data"]["id"]
-
-        async def look() -> Any:
-            return (await self.call("job", "GET", path + "/{}", job_id, bucket="lists")).json()["data"]
-
-        job = await follow(look, lambda told: told["attributes"]["status"] in ("complete", "cancelled"), self.polling)
+        job = await follow(lambda: self.look_at(path, job_id), has_ended, self.polling)
         if job["attributes"]["status"] != "complete":
             raise Transient("a job of Klaviyo was cancelled")
         return job
+
+    async def look_at(self, path: str, job_id: str) -> Any:
+        """A job as it is now."""
+        return (await self.call("job", "GET", path + "/{}", job_id, bucket="lists")).json()["data"]
 
     def pages(
         self, operation: str, template: str, *parts: object, size: int = _PAGE, query: Query | None = None
@@ -68,3 +68,8 @@ class KlaviyoApi(RestProvider[KlaviyoSettings], ABC):
             return told["data"], following.get("page[cursor]", [None])[0]
 
         return by_cursor(page_after)
+
+
+def has_ended(job: Any) -> bool:
+    """Whether nothing more comes of a job."""
+    return job["attributes"]["status"] in ("complete", "cancelled")

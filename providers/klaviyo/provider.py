@@ -24,7 +24,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks, chunks_within
 from providers.http import Query, chunks_in_query, json_body
-from providers.klaviyo.api import KlaviyoApi, KlaviyoSettings
+from providers.klaviyo.api import KlaviyoApi, KlaviyoSettings, has_ended
 from providers.klaviyo.profiles import data_of, found_in, member_of, outcome_of, profile_of, record_of, weight_bytes
 from providers.plan import Found, without_refused_rows
 from providers.rest import Check
@@ -36,6 +36,7 @@ RELATED_AT_ONCE: Final = 1000  # profiles put on a list or taken off it
 SUPPRESSED_AT_ONCE: Final = 100
 LOOKED_UP_AT_ONCE: Final = 100  # a page
 _LISTS_PAGE: Final = 10
+_IMPORTS: Final = "/profile-bulk-import-jobs"
 _SUBSCRIPTIONS: Final[Query] = {"additional-fields[profile]": "subscriptions"}
 # Each suppression has a date; the filter is an example in the changelog of klaviyo-api, 6.0.0.
 _EVER_SUPPRESSED: Final = "greater-than(subscriptions.email.marketing.suppression.timestamp,1970-01-01T00:00:00Z)"
@@ -156,10 +157,11 @@ class KlaviyoProvider(KlaviyoApi):
     async def _import(self, list_id: str, contacts: Sequence[Contact]) -> list[Outcome]:
         body = data_of("profile-bulk-import-job", {"profiles": {"data": [profile_of(contact) for contact in contacts]}})
         body["data"]["relationships"] = {"lists": {"data": [{"type": "list", "id": list_id}]}}
-        path = "/profile-bulk-import-jobs"
         try:
-            async with self.job(list_id, contacts):
-                job = await self.done(await self.call("import", "POST", path, json=body, bucket="lists"), path)
+            async with self.job(list_id, contacts) as known_as:
+                started = await self.call("import", "POST", _IMPORTS, json=body, bucket="lists")
+                await known_as(started.json()["data"]["id"])
+                job = await self.done(started, _IMPORTS)
         except CallRefused as refused:
             await self.require_there(list_id, refused)
             if refused.status != 400:
@@ -178,10 +180,13 @@ class KlaviyoProvider(KlaviyoApi):
             raise ContactRefused(detail=f"an import left out {failed} profiles and named {len(wrong)}")
         return [wrong.get(index) or Delivered(contact.address.lower()) for index, contact in enumerate(contacts)]
 
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return has_ended(await self.look_at(_IMPORTS, job_id))
+
     async def _failed(self, job_id: str) -> dict[str, Rejected]:
         """Whom an import left out and why, by address."""
         named: dict[str, Rejected] = {}
-        async for error in self.pages("import_errors", "/profile-bulk-import-jobs/{}/import-errors", job_id):
+        async for error in self.pages("import_errors", _IMPORTS + "/{}/import-errors", job_id):
             told = error["attributes"]
             about = Answer(200, {}, json_body(told.get("original_payload")))
             named |= dict.fromkeys(

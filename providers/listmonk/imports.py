@@ -31,13 +31,8 @@ async def import_new(provider: RestProvider[Any], list_id: str, contacts: Sequen
     }
     content_type, body = _form(params, file_name, _table(contacts))
 
-    async def job() -> Any:
-        return (await provider.call("job", "GET", "/api/import/subscribers")).json()["data"]
-
-    def has_ended(job: Any) -> bool:
-        return job["name"] != file_name or job["status"] not in _RUNNING  # another one has begun, or this one is done
-
-    async with provider.job(list_id, contacts):
+    async with provider.job(list_id, contacts) as known_as:
+        await known_as(file_name)
         answer = await provider.call(
             "import",
             "POST",
@@ -47,7 +42,13 @@ async def import_new(provider: RestProvider[Any], list_id: str, contacts: Sequen
             accept=[400, 403],  # another import is running; the permission is missing
         )
         if answer.ok:
-            await follow(job, has_ended, provider.polling)
+            await follow(lambda: has_ended(provider, file_name), bool, provider.polling)
+
+
+async def has_ended(provider: RestProvider[Any], file_name: str) -> bool:
+    """Whether the import of a file is over: it is done, or another one has begun."""
+    job = (await provider.call("job", "GET", "/api/import/subscribers")).json()["data"]
+    return job["name"] != file_name or job["status"] not in _RUNNING
 
 
 def _table(contacts: Iterable[Contact]) -> bytes:

@@ -30,7 +30,7 @@ from providers.base import (
 from providers.concurrency import chunks
 from providers.http import Auth, BasicAuth, chunks_in_query
 from providers.jobs import Polling
-from providers.listmonk.imports import import_new
+from providers.listmonk.imports import has_ended, import_new
 from providers.listmonk.records import NAME_CHARS, NO_LIST, Record, changed_names, found_in, member_of, new_subscriber
 from providers.paging import by_page
 from providers.plan import Found
@@ -147,6 +147,9 @@ class ListmonkProvider(RestProvider[ListmonkSettings]):
             there |= await self._search(contact.address for contact in new)
         await self._join(list_id, there.values())
         return await self.one_by_one(contacts, lambda c: self._put_one(list_id, c, there.get(c.address.lower())))
+
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return await has_ended(self, job_id)
 
     async def _join(self, list_id: str, records: Iterable[Record]) -> None:
         """Puts those on the list who are not on it. Without a status: one would also be set for who is on it, and bring

@@ -25,7 +25,7 @@ from providers.base import (
 )
 from providers.concurrency import chunks
 from providers.http import Auth, BasicAuth
-from providers.jobs import Polling, follow
+from providers.jobs import KnownAs, Polling, follow
 from providers.mailjet.records import (
     ERRORS,
     PLANFIX_ID,
@@ -169,8 +169,8 @@ class MailjetProvider(RestProvider[MailjetSettings]):
         await self._fields.get()
         if len(contacts) <= SINGLE_UP_TO:
             return await self.one_by_one(contacts, lambda contact: self._put_one(list_id, contact))
-        async with self.job(list_id, contacts):
-            refused = await self._import(list_id, contacts)
+        async with self.job(list_id, contacts) as known_as:
+            refused = await self._import(list_id, contacts, known_as)
         return told_by_report(contacts, refused, "refused by Mailjet's report")
 
     async def _put_one(self, list_id: str, contact: Contact) -> Outcome:
@@ -181,11 +181,12 @@ class MailjetProvider(RestProvider[MailjetSettings]):
             return Rejected(Reason.INVALID_ADDRESS, refused.detail)
         return Delivered(contact.address.lower())
 
-    async def _import(self, list_id: str, contacts: Sequence[Contact]) -> set[str]:
+    async def _import(self, list_id: str, contacts: Sequence[Contact], known_as: KnownAs) -> set[str]:
         """One job for all; the addresses that it refused. A refusal that names nobody is halved by the bridge."""
         rows = [self._row(contact) for contact in contacts]
         try:
-            number, job = await self._job("import", _MANAGE_MANY, list_id, json={"Action": ADD, "Contacts": rows})
+            body = {"Action": ADD, "Contacts": rows}
+            number, job = await self._job("import", _MANAGE_MANY, list_id, json=body, known_as=known_as)
         except CallRefused as refused:
             await self.require_fault_of_contact(list_id, refused, self._fields)
             raise ContactRefused(detail=refused.detail) from refused
@@ -230,14 +231,20 @@ class MailjetProvider(RestProvider[MailjetSettings]):
             if failure := failure_of(job):
                 raise failure
 
-    async def _job(self, operation: str, path: str, *parts: object, json: Any) -> tuple[str, Any]:
+    async def _job(
+        self, operation: str, path: str, *parts: object, json: Any, known_as: KnownAs | None = None
+    ) -> tuple[str, Any]:
         """Starts a job and follows it to its end: its number, and what Mailjet tells of it then."""
         number = str(first(await self.call(operation, "POST", path, *parts, json=json))["JobID"])
+        if known_as is not None:
+            await known_as(number)
+        return number, await follow(lambda: self._look(path, *parts, number), has_ended, self.polling)
 
-        async def look() -> Any:
-            return first(await self.call("job", "GET", path + "/{}", *parts, number))
+    async def has_ended(self, list_id: str, job_id: str) -> bool:
+        return has_ended(await self._look(_MANAGE_MANY, list_id, job_id))
 
-        return number, await follow(look, has_ended, self.polling)
+    async def _look(self, path: str, *parts: object) -> Any:
+        return first(await self.call("job", "GET", path + "/{}", *parts))
 
     # Reading
 

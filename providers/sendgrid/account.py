@@ -186,6 +186,10 @@ class Account:
         look = self._api.client.marketing.contacts.imports._(job_id).get
         return await self._poll("job", look, Job, lambda job: job.status in _ENDED)
 
+    async def has_ended(self, job_id: str) -> bool:
+        job = read(await self._call("job", self._api.client.marketing.contacts.imports._(job_id).get), Job)
+        return job.status in _ENDED
+
     async def finish(self, job_id: str) -> None:
         """Follows a removal; Transient when it did not do all."""
         job = await self.follow(job_id)

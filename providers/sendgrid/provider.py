@@ -143,7 +143,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         batch = {contact.address.lower(): contact for contact in contacts}
         earlier = {address: earlier_addresses(contact) for address, contact in batch.items()}
 
-        waiting = await self.under_way.waiting(list_id, list(earlier.values()))
+        waiting = await self.under_way.waiting(list_id, list(earlier.values()), self._account.has_ended)
         outcomes: Outcomes = {address: waits for address, waits in zip(earlier, waiting, strict=True) if waits}
         moved = {address: old for address, old in earlier.items() if old and address not in outcomes}
         outcomes |= await self._keep_out(moved)
@@ -166,7 +166,7 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
         if not is_list_id(list_id):
             return [Delivered()] * len(contacts)
         addresses = [all_addresses(contact) for contact in contacts]
-        waiting = await self.under_way.waiting(list_id, addresses)
+        waiting = await self.under_way.waiting(list_id, addresses, self._account.has_ended)
         found = await self._account.search(
             address for some, waits in zip(addresses, waiting, strict=True) if not waits for address in some
         )
@@ -225,8 +225,10 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
 
     async def _upsert_job(self, list_id: str, part: Rows) -> Job:
         """Puts the part and follows its job."""
-        async with self.under_way.job(list_id, part, 2 * self.settings.job_timeout_s):
-            return await self._account.follow(await self._account.put(list_id, list(part.values())))
+        async with self.under_way.job(list_id, part, 2 * self.settings.job_timeout_s) as known_as:
+            job_id = await self._account.put(list_id, list(part.values()))
+            await known_as(job_id)
+            return await self._account.follow(job_id)
 
     async def _outcomes_of(self, list_id: str, part: Rows, job: Job) -> Outcomes:
         if job.status == "completed":

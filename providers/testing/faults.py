@@ -4,16 +4,20 @@
 
 import traceback
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Final
 
 import pytest
 
-from providers.base import AuthFailed, Contact, Delivered, ProviderError, Transient
+from providers import jobs
+from providers.base import AuthFailed, Contact, Delivered, Postponed, ProviderError, Transient
 from providers.testing.addresses import NEW, moved
 from providers.testing.base import BridgeSide, Promises, people, person
 from providers.testing.harness import EspHarness, Fault
 
 SHORT_TIMEOUT_S: Final = 1.0
+FOLLOWED: Final = 600  # contacts, of which every service with jobs makes one
+LOOKS: Final = 20  # at a job, until it has ended
 RATE_LIMITS = (Fault.RATE_LIMIT_SECONDS, Fault.RATE_LIMIT_DATE)
 
 # One operation may be several calls: the fault meets the first, the second or the third of them.
@@ -186,3 +190,30 @@ class FaultPromises(Promises):
         await self.ends_in(esp, fault, 0, esp.provider.delete_list(list_id), [])
         await esp.provider.delete_list(list_id)
         assert await esp.lists() == {}
+
+    async def test_a_job_whose_bridge_is_gone_holds_nobody_up_once_it_has_ended(
+        self, esp: EspHarness, list_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where the service works later: who is removed meanwhile waits for the job that may bring them, and no longer.
+        A provider that is told the job's id asks for its end."""
+        contacts = people(FOLLOWED)
+        with monkeypatch.context() as patch, suppress(_Gone):
+            patch.setattr(jobs, "pause", _killed)
+            await esp.provider.upsert(list_id, contacts)
+        under_way = esp.provider.under_way
+        await esp.restart()
+        esp.provider.under_way = under_way  # it is kept in the store
+        for _ in range(LOOKS):
+            outcomes = await esp.provider.remove(list_id, contacts)
+            if not any(isinstance(outcome, Postponed) for outcome in outcomes):
+                break
+        assert {type(outcome) for outcome in outcomes} == {Delivered}
+        assert await esp.mailable(list_id) == {}
+
+
+class _Gone(Exception):
+    """The process was killed."""
+
+
+async def _killed(_: float) -> None:
+    raise _Gone

@@ -89,25 +89,69 @@ async def test_a_job_is_looked_at_less_and_less_often(monkeypatch: pytest.Monkey
     assert sum(waits[6:]) <= 10
 
 
+async def still_runs(_: str) -> bool:
+    return False
+
+
 async def test_what_a_job_may_still_do_is_waited_for() -> None:
     under_way = UnderWayInMemory()
     with pytest.raises(Transient):
         async with under_way.job("1", ["Anna@post.test"], 3600):
             raise Transient("no answer")
     waits = Postponed(60, Reason.CONTACT_REFUSED, "an earlier upsert may still be under way at the service")
-    assert await under_way.waiting("1", [["x@post.test", "anna@POST.test"], ["x@post.test"], []]) == [waits, None, None]
-    assert await under_way.waiting("2", [["anna@post.test"]]) == [None]
+    assert await under_way.waiting("1", [["x@post.test", "anna@POST.test"], ["x@post.test"], []], still_runs) == [
+        waits,
+        None,
+        None,
+    ]
+    assert await under_way.waiting("2", [["anna@post.test"]], still_runs) == [None]
 
 
 async def test_a_job_that_ended_or_was_refused_is_not() -> None:
     under_way = UnderWayInMemory()
     async with under_way.job("1", ["anna@post.test"], 3600):
-        assert await under_way.waiting("1", [["anna@post.test"]]) != [None]
-    assert await under_way.waiting("1", [["anna@post.test"]]) == [None]
+        assert await under_way.waiting("1", [["anna@post.test"]], still_runs) != [None]
+    assert await under_way.waiting("1", [["anna@post.test"]], still_runs) == [None]
     with pytest.raises(Refused):
         async with under_way.job("1", ["anna@post.test"], 3600):
             raise Refused
-    assert await under_way.waiting("1", [["anna@post.test"]]) == [None]
+    assert await under_way.waiting("1", [["anna@post.test"]], still_runs) == [None]
+
+
+async def test_a_job_that_nobody_follows_any_more_is_asked_for() -> None:
+    under_way, asked, over = UnderWayInMemory(), [], False
+
+    async def has_ended(job_id: str) -> bool:
+        asked.append(job_id)
+        return over
+
+    async def give_up() -> None:
+        async with under_way.job("1", ["anna@post.test"], 3600) as known_as:
+            await known_as("17")
+            assert await under_way.waiting("1", [["anna@post.test"]], has_ended) != [None]
+            assert asked == [], "who follows a job is told of its end"
+            raise Transient("no answer")
+
+    with pytest.raises(Transient):
+        await give_up()
+    assert await under_way.waiting("1", [["boris@post.test"]], has_ended) == [None]
+    assert asked == [], "nobody waits for it"
+    assert await under_way.waiting("1", [["anna@post.test"]], has_ended) != [None]
+    over = True
+    assert await under_way.waiting("1", [["anna@post.test"]], has_ended) == [None]
+    assert await under_way.waiting("1", [["anna@post.test"]], has_ended) == [None]
+    assert asked == ["17", "17"]
+
+
+async def test_the_repeat_of_a_job_whose_answer_was_lost_is_the_end_of_both() -> None:
+    under_way = UnderWayInMemory()
+    with pytest.raises(Transient):
+        async with under_way.job("1", ["anna@post.test", "boris@post.test"], 3600):
+            raise Transient("no answer")
+    async with under_way.job("1", ["Anna@post.test"], 3600):
+        pass
+    told = await under_way.waiting("1", [["anna@post.test"], ["boris@post.test"]], still_runs)
+    assert [type(one) for one in told] == [type(None), Postponed]
 
 
 async def test_a_job_that_cannot_be_looked_at_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +166,7 @@ async def test_a_job_that_cannot_be_looked_at_goes_on(monkeypatch: pytest.Monkey
     with pytest.raises(Refused):
         async with under_way.job("1", ["anna@post.test"], 3600):
             await follow(look, bool, Polling(1, 4, 100))
-    assert await under_way.waiting("1", [["anna@post.test"]]) != [None]
+    assert await under_way.waiting("1", [["anna@post.test"]], still_runs) != [None]
 
 
 # Pages

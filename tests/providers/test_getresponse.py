@@ -24,7 +24,7 @@ from providers.base import (
 )
 from providers.getresponse.api import READ_FOR_MORE_THAN
 from providers.getresponse.records import ERRORS, who_left
-from providers.testing import ProviderConformance
+from providers.testing import EspHarness, ProviderConformance
 from tests.fakes.getresponse import Campaign, GetResponseHarness, getresponse
 
 
@@ -55,6 +55,13 @@ class TestGetResponse(ProviderConformance):
     @pytest.fixture
     def esp(self, esp: GetResponseHarness) -> GetResponseHarness:
         return esp
+
+    async def test_a_job_whose_bridge_is_gone_holds_nobody_up_once_it_has_ended(
+        self, esp: EspHarness, list_id: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It does: GetResponse has no jobs to ask for, only contacts that are on their way one by one."""
+        with pytest.raises(AssertionError, match="Postponed"):
+            await super().test_a_job_whose_bridge_is_gone_holds_nobody_up_once_it_has_ended(esp, list_id, monkeypatch)
 
 
 # Calls
