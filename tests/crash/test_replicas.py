@@ -8,7 +8,7 @@ from tests.conftest import new_database
 from tests.crash.replicas import play_replicas
 
 
-@pytest.mark.parametrize(("number", "kills"), [(2, 1), (3, 2)])  # the first one killed is the leader
+@pytest.mark.parametrize(("number", "kills"), [(3, 2)])  # the first one killed is the leader
 async def test_a_killed_replica_is_replaced_and_nothing_is_lost(
     number: int, kills: int, postgres: str, tmp_path: Path
 ) -> None:
