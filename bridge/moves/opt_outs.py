@@ -69,6 +69,8 @@ class LateOptOuts:
         self._heard.append(heard)
         try:
             if self._change and original.state is ListState.OPEN:
+                if original.provider not in self._providers:
+                    raise Refused(detail=f"{original.provider} is not in the settings; put it back there")
                 heard.new = await self._providers.get(original.provider)
             old = await self._providers.get(copy.provider)
             with DiskSet() as there:

@@ -1,14 +1,12 @@
 """SendGrid: one list of Marketing Campaigns per Planfix list. Quirks: docs/providers/sendgrid.md."""
 
 from collections.abc import AsyncIterator, Iterable, Sequence
-from functools import partial
 from itertools import chain
 from typing import Annotated, Literal
 
 import msgspec
 
 from providers.base import (
-    AuthFailed,
     Capabilities,
     Contact,
     ContactRefused,
@@ -17,7 +15,6 @@ from providers.base import (
     Limits,
     Member,
     MemberState,
-    Message,
     OptedOut,
     Outcome,
     Proof,
@@ -33,6 +30,7 @@ from providers.jobs import Polling
 from providers.sdk import SdkProvider
 from providers.sendgrid.account import CHUNK, FIELD, Account, OptOuts
 from providers.sendgrid.answers import Job
+from providers.sendgrid.checks import LISTS_MAX, check
 from providers.sendgrid.client import CallRefused, RightsMissing, SendgridApi
 from providers.sendgrid.contacts import (
     BATCH_SIZE,
@@ -50,7 +48,6 @@ from providers.sendgrid.contacts import (
     somebody_in,
 )
 
-LISTS_MAX = 1000
 ROUNDS = 20  # upserts of one part, each without the contacts that the one before named as bad
 LONGEST_POLL_S = 60.0
 
@@ -310,58 +307,5 @@ class SendgridProvider(SdkProvider[SendgridSettings]):
             return
         await self._account.finish(job_id)
 
-    # Check
-
     async def check(self) -> list[Finding]:
-        try:
-            scopes = await self._account.scopes()
-        except (AuthFailed, Refused) as error:
-            advice = Message(
-                "Make an API key in SendGrid (Settings, API Keys) and put it into api_key. EU keys need base_url."
-            )
-            return [Finding(False, Message("SendGrid refuses the API key: %(detail)s", detail=error.detail), advice)]
-        findings = [Finding(True, Message("the API key works"))]
-        for look in (partial(self._check_lists, scopes), self._check_field, self._check_opt_outs):
-            try:
-                findings.append(await look())
-            except (AuthFailed, Refused) as error:
-                refused = Message("SendGrid refused a call: %(detail)s", detail=error.detail)
-                findings.append(Finding(False, refused, Message("Test the key's rights.")))
-        return findings
-
-    async def _check_lists(self, scopes: list[str]) -> Finding:
-        try:
-            count = len(await self._account.lists())
-        except RightsMissing:
-            if any(scope.startswith("marketing") for scope in scopes):
-                advice = Message(
-                    "The account has no Marketing Campaigns, or the legacy product: add the plan in SendGrid."
-                )
-            else:
-                advice = Message("Give the key Full Access to Marketing (Settings, API Keys).")
-            return Finding(False, Message("the key may not use Marketing Campaigns"), advice)
-        room = count < LISTS_MAX
-        in_use = Message("Lists in use: %(count)s of %(most)s.", count=count, most=LISTS_MAX)
-        return Finding(room, in_use, None if room else Message("Delete lists that nobody needs."))
-
-    async def _check_field(self) -> Finding:
-        field = await self._account.find_field()
-        if field is None:
-            return Finding(True, Message("the custom field %(field)s will be made with the first contact", field=FIELD))
-        if field.field_type != "Text":
-            no_text = Message("the custom field %(field)s is no Text field", field=field.name)
-            return Finding(False, no_text, Message("Rename or delete it in SendGrid."))
-        return Finding(True, Message("the custom field %(field)s is there", field=FIELD))
-
-    async def _check_opt_outs(self) -> Finding:
-        try:
-            await self._account.opt_outs("check@example.com")
-        except RightsMissing:
-            if self.settings.unknown_opt_outs == "add":
-                text = Message("opt-outs cannot be read: changed addresses are added all the same, as set")
-                return Finding(True, text)
-            advice = Message(
-                "Give the key Full Access to Suppressions and Unsubscribe Groups, or set unknown_opt_outs."
-            )
-            return Finding(False, Message("opt-outs cannot be read: changed addresses will not be added"), advice)
-        return Finding(True, Message("opt-outs can be read"))
+        return await check(self._account, self.settings.unknown_opt_outs)

@@ -107,3 +107,20 @@ async def test_who_is_told_by_the_list_and_by_the_account_counts_once(store_url:
         assert (await bench.verify()).late == 1
         assert (await bench.verify(repair=True)).late == 1
         assert (await bench.verify()).late == 0
+
+
+@pytest.mark.usefixtures("types")
+async def test_an_old_place_is_not_heard_while_the_present_one_is_not_in_the_settings(
+    store_url: str, clock: DrivenClock
+) -> None:
+    async with running(MovingBench(store_url, clock, old="keeping", new="taking")) as bench:
+        await bench.bring(await bench.create(), person(1), person(2))
+        await bench.move()
+        bench.esp.out.add("p1@x.test")
+        there = bench.config.providers.pop("there")
+        [cleaned] = await bench.clean_up()
+        assert not cleaned.gone, "or nobody would hear of the opt-out any more"
+        assert "there is not in the settings" in cleaned.detail
+        bench.config.providers["there"] = there
+        assert [cleaned.gone for cleaned in await bench.clean_up()] == [True]
+        assert bench.there.out == {"p1@x.test"}
