@@ -114,10 +114,15 @@ class UnderWay(ABC):
         ]
 
     async def _is_over(self, job: Job, has_ended: Callable[[str], Awaitable[bool]]) -> bool:
-        if job.job_id is None or job.key in self._followed or not await has_ended(job.job_id):
+        if job.job_id is None or job.key in self._followed:
             return False
-        await self.end(job.key)
-        return True
+        try:
+            is_over = await has_ended(job.job_id)
+        except Refused:  # the service may forget jobs; the change that waits is not to be refused for it
+            return False
+        if is_over:
+            await self.end(job.key)
+        return is_over
 
     async def _forget_lost(self, list_id: str, addresses: Collection[str]) -> None:
         """Where no answer told the job's id, the repeat stands for it: its end is the end of both."""
@@ -171,6 +176,7 @@ class UnderWayInMemory(UnderWay):
 
     async def end(self, key: str) -> None:
         self._jobs.pop(key, None)
+        self._ids.pop(key, None)
 
     async def leave_out(self, key: str, addresses: Collection[str]) -> None:
         self._jobs[key][2].difference_update(addresses)

@@ -32,7 +32,6 @@ async def import_new(provider: RestProvider[Any], list_id: str, contacts: Sequen
     content_type, body = _form(params, file_name, _table(contacts))
 
     async with provider.job(list_id, contacts) as known_as:
-        await known_as(file_name)
         answer = await provider.call(
             "import",
             "POST",
@@ -42,6 +41,7 @@ async def import_new(provider: RestProvider[Any], list_id: str, contacts: Sequen
             accept=[400, 403],  # another import is running; the permission is missing
         )
         if answer.ok:
+            await known_as(file_name)  # not before: that of an import which has not begun yet would count as over
             await follow(lambda: has_ended(provider, file_name), bool, provider.polling)
 
 

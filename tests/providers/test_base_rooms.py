@@ -143,6 +143,23 @@ async def test_a_job_that_nobody_follows_any_more_is_asked_for() -> None:
     assert asked == ["17", "17"]
 
 
+async def test_a_job_of_which_the_service_knows_nothing_any_more_is_waited_for() -> None:
+    """A refused look must not refuse the change that waits."""
+    under_way = UnderWayInMemory()
+
+    async def give_up() -> None:
+        async with under_way.job("1", ["anna@post.test"], 3600) as known_as:
+            await known_as("17")
+            raise Transient("no answer")
+
+    async def forgotten(_: str) -> bool:
+        raise Refused
+
+    with pytest.raises(Transient):
+        await give_up()
+    assert await under_way.waiting("1", [["anna@post.test"]], forgotten) != [None]
+
+
 async def test_the_repeat_of_a_job_whose_answer_was_lost_is_the_end_of_both() -> None:
     under_way = UnderWayInMemory()
     with pytest.raises(Transient):
