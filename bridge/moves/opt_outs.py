@@ -1,7 +1,7 @@
 """Opt-outs that no reading of a list for its move shows: of people on no list whom the old account keeps out, and those
 that come to light after the turn; people may still click "unsubscribe" in a mail of the old service."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,20 @@ async def remember_kept_out(store: Store, account: str, old: Provider[Any], now:
     of = store.fingerprints.of
     async for batch in in_batches(old.kept_out()):
         await store.memory.remember(account, [(of(member.address), member.how) for member in batch], now)
+
+
+class _OldListGone(Exception):
+    """The old list, and not the one where it lives now."""
+
+
+async def _members(old: Provider[Any], list_id: str) -> AsyncIterator[Member]:
+    try:
+        async for member in old.members(list_id):
+            yield member
+    except Refused as error:
+        if error.reason is not Reason.LIST_GONE:
+            raise
+        raise _OldListGone from error
 
 
 @dataclass(slots=True)
@@ -74,16 +88,17 @@ class LateOptOuts:
                 heard.new = await self._providers.get(original.provider)
             old = await self._providers.get(copy.provider)
             with DiskSet() as there:
-                async for batch in in_batches(old.members(str(copy.provider_list_id))):
+                async for batch in in_batches(_members(old, str(copy.provider_list_id))):
                     members = {self._store.fingerprints.of(member.address): member for member in batch}
                     there.update(members)
                     out = {f: member for f, member in members.items() if member.state is MemberState.OPTED_OUT}
                     await self._carry(heard, out, await self._learn(copy.account, out))
                 if old.capabilities.forgets_opt_outs:
                     await self._carry_those_who_left(heard, there)
+        except _OldListGone:
+            return
         except ProviderError as error:
-            if not (isinstance(error, Refused) and error.reason is Reason.LIST_GONE):
-                heard.error = error
+            heard.error = error
 
     async def hear_accounts(self) -> list[Heard]:
         """Whoever the accounts of the lists heard keep out is out, also who left a list before and may be on it again

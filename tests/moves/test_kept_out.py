@@ -11,11 +11,12 @@ from bridge.moves.providers import OpenProviders
 from bridge.moves.report import Report
 from bridge.moves.switch import State, Switch
 from bridge.store import Moves, Store
+from providers.base import Reason, Refused
 from providers.testing.base import people
 from tests.bench import person
 from tests.clock import DrivenClock
 from tests.end_to_end import Stage, config_of, esp_of, look_at_jobs_at_once
-from tests.moves.bench import MovingBench, running
+from tests.moves.bench import MovingBench, Taking, running
 
 
 @pytest.mark.parametrize("old", ["brevo", "sendgrid"])
@@ -122,5 +123,26 @@ async def test_an_old_place_is_not_heard_while_the_present_one_is_not_in_the_set
         assert not cleaned.gone, "or nobody would hear of the opt-out any more"
         assert "there is not in the settings" in cleaned.detail
         bench.config.providers["there"] = there
+        assert [cleaned.gone for cleaned in await bench.clean_up()] == [True]
+        assert bench.there.out == {"p1@x.test"}
+
+
+@pytest.mark.usefixtures("types")
+async def test_a_new_list_that_is_gone_is_not_taken_for_an_old_one(
+    store_url: str, clock: DrivenClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opted out at the old list would not be heard any more."""
+
+    async def gone(*_: Any) -> None:
+        raise Refused(Reason.LIST_GONE)
+
+    async with running(MovingBench(store_url, clock, new="taking")) as bench:
+        await bench.bring(await bench.create(), person(1), person(2))
+        await bench.move()
+        bench.esp.out.add("p1@x.test")
+        with monkeypatch.context() as patch:
+            patch.setattr(Taking, "keep_out", gone)
+            [cleaned] = await bench.clean_up()
+        assert not cleaned.gone
         assert [cleaned.gone for cleaned in await bench.clean_up()] == [True]
         assert bench.there.out == {"p1@x.test"}
