@@ -4,7 +4,7 @@ Every step may be repeated. What became of each contact is written down as it is
 too, reads the list again and writes only what is missing.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from bridge.changes import Change, Kind
 from bridge.clock import Clock
 from bridge.halves import in_halves
 from bridge.moves.opt_outs import LEFT, PAGE
-from bridge.moves.reading import BATCH_MAX, DiskSet, in_batches
+from bridge.moves.reading import BATCH_MAX, DiskSet, in_batches, members_of
 from bridge.store import Copied, MappedList, Result, Store
 from providers.base import (
     BOUNCED,
@@ -25,16 +25,11 @@ from providers.base import (
     Postponed,
     Provider,
     Reason,
-    Refused,
     Rejected,
     Transient,
 )
 
 _THERE: Final = (Result.SENT, Result.MOVED)
-
-
-class OldListGone(Exception):
-    """There is no such list at the old provider: nobody can be read from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +99,7 @@ class Move:
     async def _read(self, still_there: DiskSet | None = None) -> None:
         """Carries over whoever is not yet, or has opted out since."""
         size = max(PAGE, min(self._new.limits.batch_size, BATCH_MAX))
-        async for batch in in_batches(self._members(), size):
+        async for batch in in_batches(members_of(self._old, self._mapped), size):
             members: dict[bytes, Member] = {}
             for member in batch:
                 fingerprint = self._store.fingerprints.of(member.address)
@@ -114,15 +109,6 @@ class Move:
                 still_there.update(members)
             await self._carry(members)
             self._watch(len(batch))
-
-    async def _members(self) -> AsyncIterator[Member]:
-        try:
-            async for member in self._old.members(str(self._mapped.provider_list_id)):
-                yield member
-        except Refused as error:
-            if error.reason is not Reason.LIST_GONE:
-                raise
-            raise OldListGone(self._mapped.public_id) from error
 
     async def _carry(self, members: Mapping[bytes, Member]) -> None:
         fingerprints = list(members)

@@ -1,16 +1,16 @@
 """Opt-outs that no reading of a list for its move shows: of people on no list whom the old account keeps out, and those
 that come to light after the turn; people may still click "unsubscribe" in a mail of the old service."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bridge.changes import Change, Kind
 from bridge.clock import Clock
 from bridge.moves.providers import OpenProviders
-from bridge.moves.reading import DiskSet, in_batches
+from bridge.moves.reading import DiskSet, OldListGone, in_batches, members_of
 from bridge.store import Known, ListState, MappedList, Store
-from providers.base import BOUNCED, Contact, Member, MemberState, Provider, ProviderError, Reason, Refused
+from providers.base import BOUNCED, Contact, Member, MemberState, Provider, ProviderError, Refused
 
 LEFT = "left"
 """How somebody opted out who is not at a service any more that forgets opt-outs."""
@@ -23,20 +23,6 @@ async def remember_kept_out(store: Store, account: str, old: Provider[Any], now:
     of = store.fingerprints.of
     async for batch in in_batches(old.kept_out()):
         await store.memory.remember(account, [(of(member.address), member.how) for member in batch], now)
-
-
-class _OldListGone(Exception):
-    """The old list, and not the one where it lives now."""
-
-
-async def _members(old: Provider[Any], list_id: str) -> AsyncIterator[Member]:
-    try:
-        async for member in old.members(list_id):
-            yield member
-    except Refused as error:
-        if error.reason is not Reason.LIST_GONE:
-            raise
-        raise _OldListGone from error
 
 
 @dataclass(slots=True)
@@ -88,14 +74,14 @@ class LateOptOuts:
                 heard.new = await self._providers.get(original.provider)
             old = await self._providers.get(copy.provider)
             with DiskSet() as there:
-                async for batch in in_batches(_members(old, str(copy.provider_list_id))):
+                async for batch in in_batches(members_of(old, copy)):
                     members = {self._store.fingerprints.of(member.address): member for member in batch}
                     there.update(members)
                     out = {f: member for f, member in members.items() if member.state is MemberState.OPTED_OUT}
                     await self._carry(heard, out, await self._learn(copy.account, out))
                 if old.capabilities.forgets_opt_outs:
                     await self._carry_those_who_left(heard, there)
-        except _OldListGone:
+        except OldListGone:
             return
         except ProviderError as error:
             heard.error = error

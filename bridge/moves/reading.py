@@ -3,7 +3,10 @@
 import sqlite3
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
+
+from bridge.store import MappedList
+from providers.base import Member, Provider, Reason, Refused
 
 T = TypeVar("T")
 
@@ -42,3 +45,18 @@ class DiskSet:
     def __contains__(self, fingerprint: bytes) -> bool:
         found = self._db.execute("select 1 from seen where fingerprint = ?", (fingerprint,)).fetchone()
         return found is not None
+
+
+class OldListGone(Exception):
+    """There is no such list at the old provider: nobody can be read from it."""
+
+
+async def members_of(old: Provider[Any], mapped: MappedList) -> AsyncIterator[Member]:
+    """The members of a list at a provider that it leaves or has left. Raises OldListGone, and what providers raise."""
+    try:
+        async for member in old.members(str(mapped.provider_list_id)):
+            yield member
+    except Refused as error:
+        if error.reason is not Reason.LIST_GONE:
+            raise
+        raise OldListGone(mapped.public_id) from error

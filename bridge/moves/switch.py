@@ -12,10 +12,11 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from bridge.clock import Clock
 from bridge.lists import Lists
-from bridge.moves.move import Move, OldListGone
+from bridge.moves.move import Move
 from bridge.moves.opt_outs import Heard, LateOptOuts, remember_kept_out
 from bridge.moves.plan import Plan, Step
 from bridge.moves.providers import OpenProviders
+from bridge.moves.reading import OldListGone
 from bridge.moves.report import Report
 from bridge.store import IN_USE, ListState, MappedList, NotMoving, Result, Store
 from providers.base import Provider, ProviderError, Reason, Refused, Transient
