@@ -133,6 +133,10 @@ class AcmeProvider(RestProvider[AcmeSettings]):
                 provider_contact_id=str(one["id"]),
             )
 
+    async def kept_out(self) -> AsyncIterator[Member]:
+        async for one in self._pages("kept_out", "/suppressions"):
+            yield Member(address=one["email"], state=MemberState.OPTED_OUT)
+
     def checks(self) -> Sequence[Check]:
         return (self._check_lists,)
 

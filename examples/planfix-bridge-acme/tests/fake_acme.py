@@ -54,6 +54,7 @@ class FakeAcme(FakeEsp):
             ("POST", "/lists/{list_id}/contacts/remove", self.remove),
             ("GET", "/contacts/{key}", self.get_contact),
             ("PATCH", "/contacts/{key}", self.patch_contact),
+            ("GET", "/suppressions", self.get_suppressed),
             ("PUT", "/suppressions", self.suppress),
         ]
         return [web.route(method, f"/v1{path}", self.guarded(handler)) for method, path, handler in table]
@@ -135,6 +136,9 @@ class FakeAcme(FakeEsp):
         person.email, person.unsubscribed = address, False  # an unsubscription belongs to the address
         self.by_address[address] = person
         return web.json_response({})
+
+    async def get_suppressed(self, request: web.Request) -> web.Response:
+        return self.page(request, [{"email": person.email} for person in self.people.values() if person.unsubscribed])
 
     async def suppress(self, request: web.Request) -> web.Response:
         for address in (await request.json())["emails"]:
