@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bridge.changes import Change
+from bridge.changes import Change, Kind
 from bridge.store import ListState, MappedList, Store
 
 
@@ -92,6 +92,9 @@ class Schedule:
         mapped = await self._store.lists.by_id(list_id)
         if mapped.state is ListState.MOVING or mapped.provider != self._provider:
             self._leave(list_id, queue)
+            return None
+        if taken[0].kind is Kind.DROP and queue.in_flight:  # a call under way may make the list anew
+            queue.rewind = queue.blocked = True
             return None
         batch = self._claim(mapped, queue, taken)
         queue.cursor = taken[-1].seq

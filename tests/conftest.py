@@ -1,6 +1,8 @@
 """Fixtures that all tests share: both kinds of store, a driven clock, logs that are quiet and hold no secrets."""
 
+import asyncio
 import gc
+import shutil
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator, MutableMapping
 from functools import cache
@@ -15,6 +17,7 @@ import pytest
 
 from bridge import registry
 from bridge.store import Store
+from bridge.store.tables import metadata
 from providers.testing.fake import without_waits
 from tests.bench import Bench
 from tests.clock import DrivenClock
@@ -71,11 +74,52 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty store of each kind."""
+async def new_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store of each kind that no bridge has opened yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'bridge.db'}"
     return await new_database(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A store of each kind with its tables and nothing in them: to make tables takes longer than most tests."""
+    if request.param == "sqlite":
+        return f"sqlite:///{shutil.copy(request.getfixturevalue('sqlite_file'), tmp_path / 'bridge.db')}"
+    url: str = request.getfixturevalue("postgres_database")
+    asyncio.run(empty(url))
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("sqlite") / "bridge.db"
+    asyncio.run(make_tables(f"sqlite:///{file}"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: str) -> str:
+    url = asyncio.run(new_database(postgres))
+    asyncio.run(make_tables(url))
+    return url
+
+
+async def make_tables(store_url: str) -> None:
+    await (await Store.open(store_url)).close()
+
+
+async def empty(store_url: str) -> None:
+    """Takes every row out of a database, whoever still uses it."""
+    connection = await asyncpg.connect(store_url)
+    try:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await connection.execute("; ".join(f"DELETE FROM {table.name}" for table in reversed(metadata.sorted_tables)))
+    finally:
+        await connection.close()
 
 
 async def new_database(maintenance_url: str) -> str:

@@ -254,13 +254,13 @@ async def test_summaries_and_depths_count(store: Store) -> None:
 # Opening
 
 
-async def test_what_was_stored_is_there_after_reopening(store_url: str) -> None:
-    first = await Store.open(store_url)
+async def test_what_was_stored_is_there_after_reopening(new_store_url: str) -> None:
+    first = await Store.open(new_store_url)
     mapped = await make_list(first)
     await put(first, mapped, present(1))
     key = fingerprint(first, "a@x.test")
     await first.close()
-    second = await Store.open(store_url)
+    second = await Store.open(new_store_url)
     assert len(await due(second, mapped)) == 1
     assert fingerprint(second, "a@x.test") == key
     await second.close()
@@ -311,20 +311,20 @@ def test_every_step_is_named_by_its_revision() -> None:
     assert alembic.get_current_head() == max(step.revision for step in alembic.walk_revisions())
 
 
-async def test_two_that_open_a_new_store_at_once_both_work(store_url: str) -> None:
-    stores = await asyncio.gather(*(Store.open(store_url) for _ in range(3)))
+async def test_two_that_open_a_new_store_at_once_both_work(new_store_url: str) -> None:
+    stores = await asyncio.gather(*(Store.open(new_store_url) for _ in range(3)))
     assert len({each.fingerprints.of("a@x.test") for each in stores}) == 1
     for each in stores:
         await each.close()
 
 
-async def test_a_store_of_a_newer_version_is_refused(store_url: str) -> None:
-    first = await Store.open(store_url)
+async def test_a_store_of_a_newer_version_is_refused(new_store_url: str) -> None:
+    first = await Store.open(new_store_url)
     async with first.database.write() as connection:
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     await first.close()
     with pytest.raises(StoreError, match="newer version"):
-        await Store.open(store_url)
+        await Store.open(new_store_url)
 
 
 async def test_a_file_that_is_no_database_is_an_error_of_the_store(tmp_path: Path) -> None:

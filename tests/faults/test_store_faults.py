@@ -97,9 +97,9 @@ async def test_a_full_disk_is_an_error_and_is_over_when_there_is_room(tmp_path: 
 @pytest.fixture
 def own_postgres(tmp_path: Path) -> Iterator[pgserver.PostgresServer]:
     """A PostgreSQL server that a test may restart."""
-    with pgserver.get_server(tmp_path / "postgres", cleanup_mode="stop") as server:
+    # After a restart pgserver does not know the process any more, so it is not to stop it.
+    with pgserver.get_server(tmp_path / "postgres", cleanup_mode=None) as server:
         yield server
-        # After a restart pgserver does not know the process any more.
         pg_ctl(["-w", "-m", "fast", "stop"], pgdata=server.pgdata, user=server.system_user)
 
 
