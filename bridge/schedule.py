@@ -113,7 +113,8 @@ class Schedule:
         keys: list[object] = []
         for change in taken:
             own = self._keys(mapped.id, change)
-            if not own.isdisjoint(self._busy):
+            # Not isdisjoint: of a set that was large once and is empty now, it goes through all that once was.
+            if any(key in self._busy for key in own):
                 queue.rewind = True
             else:
                 changes.append(change)
@@ -126,6 +127,6 @@ class Schedule:
         queue.in_flight.append(len(changes))
         return batch
 
-    def _keys(self, list_id: int, change: Change) -> set[object]:
+    def _keys(self, list_id: int, change: Change) -> list[object]:
         of = self._store.fingerprints.of
-        return {(list_id, change.contact_id), *(of(a) for a in (change.address, *change.old_addresses) if a)}
+        return [(list_id, change.contact_id), *(of(a) for a in (change.address, *change.old_addresses) if a)]
