@@ -108,10 +108,11 @@ class Switch:
             if moved.state is State.MOVED and left is not None:
                 await late.hear_list(left)
         unheard = {heard.original.id: heard for heard in await late.hear_accounts() if heard.error}
-        return [
-            replace(moved, detail=_what_is_left(unheard[moved.mapped.id])) if moved.mapped.id in unheard else moved
-            for moved in told
-        ]
+        for at, moved in enumerate(told):
+            if moved.mapped.id in unheard:
+                told[at] = replace(moved, detail=_what_is_left(unheard[moved.mapped.id]))
+                report.whole_list(str(moved.mapped.public_id), moved.state, told[at].detail)
+        return told
 
     async def clean_up(self, account: str) -> list[Cleaned]:
         """Deletes all places where lists of the account do not live any more, when their last opt-outs were heard."""

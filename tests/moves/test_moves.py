@@ -265,6 +265,7 @@ async def test_last_opt_outs_that_cannot_be_heard_are_told(bench: MovingBench) -
     [moved] = await bench.switch()
     assert moved.state is State.MOVED
     assert "--repair" in moved.detail
+    assert bench.report[-1] == [list_id, "", "moved", moved.detail, ""]
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
