@@ -25,7 +25,7 @@ class _Queue:
     ready: int | None = None  # changes after the cursor, at most; None when not counted
     rewind: bool = False
     blocked: bool = False  # nothing can go before some batch has ended
-    fresh: bool = True  # changes came since the outbox was last read
+    added: int = 0  # changes that came since the outbox was last read; that read may have seen some of them
 
 
 class Schedule:
@@ -46,7 +46,7 @@ class Schedule:
     def add(self, list_id: int, count: int) -> None:
         """A list has `count` new changes."""
         queue = self._queues.setdefault(list_id, _Queue())
-        queue.fresh = True
+        queue.added += count
         if queue.ready is not None:
             queue.ready += count
 
@@ -79,14 +79,14 @@ class Schedule:
         least = self._batch_size if len(queue.in_flight) > 1 else sum(queue.in_flight)
         if queue.blocked or (queue.ready is not None and queue.ready < least):
             return None
-        queue.fresh = False
+        queue.added = 0
         taken = await self._store.outbox.due(list_id, queue.cursor, self._batch_size, now)
         if len(taken) < self._batch_size:
-            queue.ready = len(taken)
+            queue.ready = len(taken) + queue.added
             if len(taken) < least:
                 return None
         if not taken:
-            if not (queue.fresh or queue.rewind):  # the last batch may have ended during the read
+            if not (queue.added or queue.rewind):  # the last batch may have ended during the read
                 del self._queues[list_id]
             return None
         mapped = await self._store.lists.by_id(list_id)

@@ -1,8 +1,12 @@
 """Which changes go next: none is forgotten, whatever happens while the outbox is being read."""
 
+import asyncio
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bridge.changes import Change, Kind
 from bridge.schedule import Batch, Schedule
@@ -64,25 +68,52 @@ async def test_changes_set_aside_go_though_the_last_batch_of_their_list_ends_dur
     assert delivered == [(1, "a@x.test"), (2, "b@x.test"), (2, "a@x.test")]
 
 
+class Line:
+    """One list: changes come, batches of at most 10 go, and end."""
+
+    def __init__(self) -> None:
+        self.rows = Rows(l1=[])
+        self.schedule = scheduled(self.rows, 10)
+        self.under_way: list[Batch] = []
+        self._seq = 0
+
+    def store(self, count: int) -> None:
+        """`count` changes are there for whoever reads; the schedule is told of them by `schedule.add`."""
+        first, self._seq = self._seq + 1, self._seq + count
+        self.rows.rows[1] += [Change(str(n), Kind.PRESENT, f"{n}@x.test", seq=n) for n in range(first, first + count)]
+
+    def come(self, count: int) -> None:
+        self.store(count)
+        self.schedule.add(1, count)
+
+    async def go(self) -> list[int]:
+        """Sizes of the batches that go."""
+        gone = []
+        while batch := await self.schedule.next_batch(0.0):
+            gone.append(batch)
+        self.under_way += gone
+        return [len(batch.changes) for batch in gone]
+
+    def end(self, size: int | None = None) -> None:
+        """The oldest batch under way, of this size, ends with its changes delivered."""
+        batch = next(batch for batch in self.under_way if size is None or len(batch.changes) == size)
+        self.under_way.remove(batch)
+        self.schedule.ended(batch)
+        done = {change.seq for change in batch.changes}
+        self.rows.rows[1] = [row for row in self.rows.rows[1] if row.seq not in done]
+
+
 async def test_a_batch_that_is_not_full_goes_beside_one_that_is_no_larger() -> None:
-    rows = Rows(l1=["a@x.test"])
-    schedule = scheduled(rows, 10)
-    under_way: list[Batch] = []
+    line = Line()
 
     async def go(*, more: int = 0, ended: int | None = None) -> list[int]:
         """Sizes of the batches that go when changes have come, and one of the batches under way has ended."""
-        first = len(rows.rows[1]) + 1
-        rows.rows[1] += [Change(str(n), Kind.PRESENT, f"{n}@x.test", seq=n) for n in range(first, first + more)]
-        schedule.add(1, more)
+        line.come(more)
         if ended is not None:
-            schedule.ended(next(batch for batch in under_way if len(batch.changes) == ended))
-        gone = []
-        while batch := await schedule.next_batch(0.0):
-            gone.append(batch)
-        under_way.extend(gone)
-        return [len(batch.changes) for batch in gone]
+            line.end(ended)
+        return await line.go()
 
-    assert await go() == [1]
+    assert await go(more=1) == [1]
     assert await go(more=2) == [2], "no smaller than the one under way"
     assert await go(more=3) == [], "two are under way"
     assert await go(ended=1) == [3]
@@ -91,3 +122,43 @@ async def test_a_batch_that_is_not_full_goes_beside_one_that_is_no_larger() -> N
     assert await go(more=4, ended=2) == []
     assert await go(ended=3) == [], "smaller than the one under way"
     assert await go(ended=10) == [4]
+
+
+async def test_changes_that_come_while_the_outbox_is_read_go_too() -> None:
+    line = Line()
+    line.come(5)
+    line.rows.meanwhile[1] = lambda: line.come(20)  # the read does not see them
+    assert await line.go() == [5, 10, 10]
+
+
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 15),
+            st.sampled_from(["told", "told during the read", "come during the read"]),
+            st.integers(0, 2),
+        )
+    )
+)
+def test_nothing_is_left_when_all_has_ended(steps: list[tuple[int, str, int]]) -> None:
+    async def play() -> None:
+        line = Line()
+        for count, how, ended in steps:
+            for _ in range(min(ended, len(line.under_way))):
+                line.end()
+            if how == "told":
+                line.come(count)
+            elif how == "come during the read":
+                line.rows.meanwhile[1] = lambda count=count: line.come(count)
+            else:
+                line.store(count)
+                line.rows.meanwhile[1] = lambda count=count: line.schedule.add(1, count)
+            await line.go()
+            line.rows.meanwhile.pop(1, lambda: None)()  # if there was no reason to read
+            await line.go()  # who delivers looks again when it is told of changes
+        while line.under_way:
+            line.end()
+            await line.go()
+        assert line.rows.rows == {1: []}
+
+    asyncio.run(play())
