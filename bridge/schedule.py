@@ -33,7 +33,7 @@ class Schedule:
 
     A batch that is not full goes when no other of its list is under way, or one that is no larger. So a burst of single
     changes gathers while calls are out, and goes in few; of requests that come together none waits for the first, which
-    went alone; a large import uses all places but one.
+    went alone; a large import uses all places but one. The end of a list goes when no other batch of it is under way.
     """
 
     def __init__(self, store: Store, provider: str, batch_size: int) -> None:
@@ -93,7 +93,7 @@ class Schedule:
         if mapped.state is ListState.MOVING or mapped.provider != self._provider:
             self._leave(list_id, queue)
             return None
-        if taken[0].kind is Kind.DROP and queue.in_flight:  # a call under way may make the list anew
+        if taken[0].kind is Kind.DROP and queue.in_flight:  # where a list is a tag, they may make it anew
             queue.rewind = queue.blocked = True
             return None
         batch = self._claim(mapped, queue, taken)

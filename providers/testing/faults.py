@@ -203,7 +203,8 @@ class FaultPromises(Promises):
             except _Gone:
                 pass
             else:
-                return  # no job was followed: the service works at once
+                assert not esp.provider.capabilities.asynchronous, "no job was followed"
+                return
         under_way = esp.provider.under_way
         await esp.restart()
         esp.provider.under_way = under_way  # it is kept in the store
